@@ -1,0 +1,81 @@
+"""The project itself, as a user would start it: ``twistd`` and ``proxyservice expose``.
+
+Both programs are taken from beside the running Python, so the package has to be
+installed there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import sys
+from pathlib import Path
+
+from benchmarks.origin import Ports
+from benchmarks.peers.base import Peer
+from benchmarks.processes import Process
+from benchmarks.scene import Scene, free_port
+
+START_SECONDS = 20.0
+# Enough for the loads here; the project's default range is ten times as wide.
+LEASE_PORTS = 64
+# The project's default range; busy ports in it are skipped by the server.
+FIRST_LEASE_PORT, LAST_LEASE_PORT = 20000, 29999
+_range_starts = itertools.cycle(range(FIRST_LEASE_PORT, LAST_LEASE_PORT - LEASE_PORTS, LEASE_PORTS))
+BESIDE_PYTHON = Path(sys.executable).parent
+
+
+class ProxyService(Peer):
+    """A relay server, and a node that exposes the three services on one main connection."""
+
+    name = "proxyservice"
+    options = "plain TCP, defaults (per-source limits do not apply to loopback by default)"
+
+    @classmethod
+    def missing(cls) -> str:
+        absent = [p for p in ("twistd", "proxyservice") if not (BESIDE_PYTHON / p).exists()]
+        return f"{', '.join(absent)} not beside {sys.executable}: pip install ." if absent else ""
+
+    @classmethod
+    def version(cls) -> str:
+        try:
+            return f"proxyservice {importlib.metadata.version('proxyservice')}"
+        except importlib.metadata.PackageNotFoundError:
+            return "from a checkout"
+
+    def launch(self, target: Ports) -> Ports:
+        control = self._serve()
+        return self._expose(control, target, "node")
+
+    def start_many(self, target: Ports, count: int) -> list[Ports]:
+        """`count` nodes, each with a key and a main connection of its own."""
+        control = self._serve()
+        return [self._expose(control, target, f"node{number}") for number in range(count)]
+
+    def _serve(self) -> str:
+        process, control = start_server(self.scene, LEASE_PORTS)
+        self.server_end.append(process)
+        return control
+
+    def _expose(self, control: str, target: Ports, name: str) -> Ports:
+        targets = [f"{target.host}:{port}" for _, port in target.each()]
+        key = self.scene.directory / f"{name}-{free_port()}.key"
+        command = [str(BESIDE_PYTHON / "proxyservice"), "expose", *targets, "--via", control]
+        node = self.scene.start(self.scene.node, name, [*command, "--key", str(key)])
+        self.node_end.append(node)
+        found = node.wait_for(r"exposed (\S+) at (\S+):(\d+)", START_SECONDS, len(targets))
+        public = {match[1]: int(match[3]) for match in found}
+        return Ports(self.scene.relay.address, *(public[text] for text in targets))
+
+
+def start_server(scene: Scene, lease_ports: int, *options: str) -> tuple[Process, str]:
+    """Start a server with a fresh state directory; it, and its main port as ``host:port``."""
+    side, port = scene.relay, free_port()
+    low = next(_range_starts) if lease_ports <= LEASE_PORTS else FIRST_LEASE_PORT
+    state = scene.directory / f"state-{port}"
+    state.mkdir()
+    command = [str(BESIDE_PYTHON / "twistd"), "-n", "--pidfile", "", "proxyservice"]
+    command += ["--listen", f"tcp:{port}:interface={side.address}"]
+    command += ["--ports", f"{low}-{low + lease_ports - 1}", "--state-dir", str(state), *options]
+    process = scene.start(side, "server", command)
+    return process, f"{side.address}:{port}"

@@ -1,0 +1,56 @@
+"""Every error that this package raises on purpose.
+
+Kinds that are never mixed: a peer that broke the protocol (`PeerError`: its
+connection ends, nobody else's), a request that cannot be granted
+(`RefusedError`: told to the node with a code), a relay or peer that a node
+cannot use (`UnreachableError`, `UntrustedError`), and something wrong on our
+side that the operator must know (`StartError`, `StoreError`).
+"""
+
+from __future__ import annotations
+
+
+class ProxyServiceError(Exception):
+    """Base of all errors declared here; its text is one line for people."""
+
+
+class PeerError(ProxyServiceError):
+    """The peer broke the protocol; end this connection and no other."""
+
+
+class FrameError(PeerError):
+    """A frame, its header, compression or message is not acceptable."""
+
+
+class StreamError(PeerError):
+    """A stream frame broke the rules of ids, states or credit."""
+
+
+class RefusedError(ProxyServiceError):
+    """A request that cannot be granted.
+
+    ``code`` is a value of ``RefusalCode`` in ``proto/proxyservice.proto``;
+    ``retry_after_seconds`` is 0 when there is no use in naming a moment.
+    """
+
+    def __init__(self, code: int, reason: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UnreachableError(ProxyServiceError):
+    """A relay or peer that cannot be reached, does not answer, or went away."""
+
+
+class UntrustedError(ProxyServiceError):
+    """A relay that is not the one that was pinned; nothing was sent to it."""
+
+
+class StoreError(ProxyServiceError):
+    """The lease store cannot be opened, read or written."""
+
+
+class StartError(ProxyServiceError):
+    """The service cannot start; the text says what is wrong, where, and what to do."""

@@ -1,0 +1,1 @@
+"""Transports, addresses and deadlines that server and node share."""

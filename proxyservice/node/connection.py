@@ -1,0 +1,335 @@
+"""A node's main connection: what the service says to it, and what it says.
+
+Bytes become frames, frames become methods by a table. What visitors sent is
+delivered or dropped; it never ends the connection. The server's own mistakes
+do. When to dial again, and what the answers mean, is `node.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, cast
+from typing import Protocol as Interface
+
+from google.protobuf.message import Message as ProtoMessage
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+
+from proxyservice.errors import (
+    FrameError,
+    PeerError,
+    ProxyServiceError,
+    RefusedError,
+    UnreachableError,
+    UntrustedError,
+)
+from proxyservice.net.eager import configure_main_connection
+from proxyservice.net.outlet import Outlet
+from proxyservice.node.dial import host_port_of
+from proxyservice.node.handshake import Handshake
+from proxyservice.node.identity import NodeIdentity
+from proxyservice.node.messages import Received, decode_relayed, received
+from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.envelope import Opcode, encode_message, parse_payload
+from proxyservice.wire.framing import (
+    DEFAULT_MAX_FRAME_BYTES,
+    DEFAULT_NETWORK_ID,
+    HEADER_BYTES,
+    Frame,
+    FrameDecoder,
+    StreamPiece,
+)
+
+SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
+"""What marks a frame as the server's own; a relay lets no visitor say it."""
+
+PART_B_OPCODES = range(32, 64)
+NEVER_RELAYED = frozenset({Opcode.NONE, Opcode.PROXY_RESPONSE, Opcode.PROXY_REQUEST})
+
+REPLY_SECONDS = 10.0
+"""A request that is not answered for so long means a relay that does not work."""
+
+CHALLENGE_SECONDS = 5.0
+"""A server that has not said Challenge by then does not speak part B."""
+
+SILENT_INTERVALS = 3
+"""Keepalives without any answer until the server counts as gone."""
+
+CLOSE_SECONDS = 5.0
+"""What is still unsent so long after a close is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What all main connections of a node have in common."""
+
+    network_id: int = DEFAULT_NETWORK_ID
+    keepalive_seconds: float = 15.0
+    """Until the server's Welcome names its own."""
+    max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
+    """Largest relayed message, also inflated."""
+
+
+class ConnectionOwner(Interface):
+    """Whom a main connection reports to."""
+
+    def connection_ready(self, connection: NodeConnection) -> None:
+        """The server may be asked for leases now."""
+
+    def welcomed(self, connection: NodeConnection, welcome: pb.Welcome) -> None:
+        """The server has accepted this node and named its limits (part B)."""
+
+    def message_received(self, message: Received) -> None:
+        """A visitor's message."""
+
+    def draining(self, hint: pb.Draining) -> None:
+        """The server is about to stop."""
+
+    def connection_ended(self, connection: NodeConnection, error: ProxyServiceError) -> None:
+        """The transport is gone; ``error`` says why."""
+
+
+class NodeConnection(Protocol):
+    """One main connection. ``handshake`` is None towards a server of part A."""
+
+    transport: Any
+
+    def __init__(
+        self,
+        server: str,
+        settings: ConnectionSettings,
+        identity: NodeIdentity,
+        owner: ConnectionOwner,
+        handshake: Handshake | None,
+        clock: Any,
+    ) -> None:
+        self.server = server
+        """Name of the server, as the user wrote it."""
+        self._settings = settings
+        self._identity = identity
+        self._owner = owner
+        self._handshake = handshake
+        self._clock = clock
+        self._decoder = FrameDecoder(settings.network_id, settings.max_frame_bytes)
+        self._keepalive_seconds = settings.keepalive_seconds
+        self._heard_at = clock.seconds()
+        self._message_nonces = count(1)
+        self._request_nonces = count(1)
+        self._pending: dict[int, Deferred[ProtoMessage]] = {}
+        self._timer: Any = None
+        self._error: ProxyServiceError | None = None
+        self.dropped_frames = 0
+        """Relayed frames that could not be read."""
+
+    @property
+    def speaks_part_a(self) -> bool:
+        """No handshake, no numbered requests, one lease."""
+        return self._handshake is None
+
+    @property
+    def local_address(self) -> str:
+        """`host:port` of the near end."""
+        return host_port_of(self.transport.getHost())
+
+    # ------------------------------------------------------------- beginning
+
+    def connectionMade(self) -> None:
+        """Say Hello, or begin at once with a server of part A."""
+        configure_main_connection(self.transport)
+        self.outlet = Outlet(self.transport, on_full=_nothing, on_drain=self._drained)
+        if self._handshake is None:
+            self._ready()
+            return
+        self._timer = self._clock.callLater(CHALLENGE_SECONDS, self._no_challenge)
+        hello = self._handshake.hello(0)
+        self._handshake.hello_body = self.send(Opcode.HELLO, hello)[HEADER_BYTES:]
+
+    def _no_challenge(self) -> None:
+        self.end(UnreachableError("no Challenge: no relay that proves keys and carries streams"))
+
+    def _challenge(self, message: pb.Message, frame: Frame) -> None:
+        if self._handshake is None:
+            return
+        proof = self._handshake.challenge_received(message)
+        self._timer.cancel()
+        if proof is not None:
+            self.send(Opcode.PROOF, proof)
+        self._ready()
+
+    def _ready(self) -> None:
+        self._timer = self._clock.callLater(self._keepalive_seconds, self._keep_alive)
+        self._owner.connection_ready(self)
+
+    def _welcome(self, message: pb.Message, frame: Frame) -> None:
+        welcome = cast("pb.Welcome", parse_payload(message))
+        if self._handshake is None or not self._handshake.challenged:
+            raise FrameError("a Welcome out of order")
+        if welcome.keepalive_ms:
+            self._keepalive_seconds = welcome.keepalive_ms / 1000
+            self._timer.reset(self._keepalive_seconds)
+        self._owner.welcomed(self, welcome)
+
+    # ------------------------------------------------------------- bytes in
+
+    def bufferReceived(self, view: memoryview) -> None:
+        """Bytes of the server; the view is valid during the call only."""
+        self._heard_at = self._clock.seconds()
+        try:
+            for item in self._decoder.feed(view):
+                self._received(item)
+                if self._error is not None:
+                    return
+        except (PeerError, RefusedError, UntrustedError) as error:
+            self.end(error)
+
+    def dataReceived(self, data: bytes) -> None:
+        """The same over a transport that does not lend its buffer."""
+        self.bufferReceived(memoryview(data))
+
+    def _received(self, item: Frame | StreamPiece) -> None:
+        if isinstance(item, StreamPiece):
+            return
+        try:
+            message = decode_relayed(item, self._settings.max_frame_bytes)
+        except FrameError:
+            self.dropped_frames += 1
+            return
+        if message.sender.net_key != SERVER_NET_KEY:
+            self._relayed(message)
+        elif method := _METHODS.get(message.opcode):
+            method(self, message, item)
+
+    def _relayed(self, message: pb.Message) -> None:
+        if message.opcode in NEVER_RELAYED or message.opcode in PART_B_OPCODES:
+            self.dropped_frames += 1
+            return
+        try:
+            taken = received(message, self._settings.network_id)
+        except FrameError:
+            self.dropped_frames += 1
+            return
+        self._owner.message_received(taken)
+
+    # --------------------------------------------------- requests and answers
+
+    def request(self, opcode: int, payload: ProtoMessage) -> Deferred[ProtoMessage]:
+        """Ask the server; fires with the answer's payload.
+
+        Fails with RefusedError, or with UnreachableError when the connection
+        ends first. No answer within `REPLY_SECONDS` ends the connection.
+        """
+        nonce = next(self._request_nonces)
+        answer: Deferred[ProtoMessage] = Deferred()
+        self._pending[nonce] = answer
+        answer.addTimeout(REPLY_SECONDS, self._clock, self._no_reply)
+        self.send(opcode, payload, nonce if self._handshake is not None else 0)
+        return answer
+
+    def _no_reply(self, result: Any, timeout_seconds: float) -> Any:
+        error = UnreachableError(f"no answer within {timeout_seconds:g} seconds")
+        self.end(error)
+        return Failure(error)
+
+    def _take_pending(self, nonce: int) -> Deferred[ProtoMessage] | None:
+        """The request that an answer belongs to; part A knows one at a time and no nonce."""
+        if self._handshake is None:
+            nonce = next(iter(self._pending), 0)
+        return self._pending.pop(nonce, None)
+
+    def _answer(self, message: pb.Message, frame: Frame) -> None:
+        payload = parse_payload(message)
+        asked = self._take_pending(message.request_nonce)
+        if asked is not None and not asked.called:
+            asked.callback(payload)
+
+    def _refusal(self, message: pb.Message, frame: Frame) -> None:
+        refusal = cast("pb.Refusal", parse_payload(message))
+        reason = refusal.reason or f"refused with code {refusal.code}"
+        error = RefusedError(refusal.code, reason, refusal.retry_after_ms / 1000)
+        asked = self._pending.pop(message.request_nonce, None)
+        if asked is None:
+            self.end(error)
+        elif not asked.called:
+            asked.errback(Failure(error))
+
+    def _drain(self, message: pb.Message, frame: Frame) -> None:
+        self._owner.draining(cast("pb.Draining", parse_payload(message)))
+
+    # ------------------------------------------------------------- bytes out
+
+    def send(
+        self, opcode: int, payload: ProtoMessage | bytes = b"", request_nonce: int = 0
+    ) -> bytes:
+        """Write one control frame; returns it."""
+        frame = encode_message(
+            self._settings.network_id,
+            opcode,
+            payload,
+            sender=self._identity.sender,
+            message_nonce=next(self._message_nonces),
+            request_nonce=request_nonce,
+        )
+        self.outlet.write(frame)
+        return frame
+
+    def _keep_alive(self) -> None:
+        silent_seconds = self._clock.seconds() - self._heard_at
+        if silent_seconds >= SILENT_INTERVALS * self._keepalive_seconds:
+            self.end(UnreachableError(f"nothing heard for {silent_seconds:.0f} seconds"))
+            return
+        self._timer = self._clock.callLater(self._keepalive_seconds, self._keep_alive)
+        self.send(Opcode.KEEPALIVE)
+
+    def _drained(self) -> None:
+        """The server has taken what waited for it."""
+
+    # --------------------------------------------------------------- the end
+
+    def end(self, error: ProxyServiceError) -> None:
+        """Give the connection up at once, because of ``error``."""
+        if self._error is None:
+            self._error = error
+            self.transport.abortConnection()
+
+    def close(self) -> None:
+        """End it in order: what was said still leaves."""
+        if self._error is None:
+            self._error = UnreachableError("closed")
+            self.outlet.close()
+            self.transport.unregisterProducer()  # a paused one would put the close off
+            self.transport.loseConnection()
+            self._stop_timer()
+            self._timer = self._clock.callLater(CLOSE_SECONDS, self.transport.abortConnection)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
+        """The transport is gone, for whatever reason."""
+        self._stop_timer()
+        self.outlet.close()
+        error = self._error or UnreachableError("the relay closed the connection")
+        self._error = error
+        pending, self._pending = self._pending, {}
+        for asked in pending.values():
+            if not asked.called:
+                asked.errback(Failure(error))
+        self._owner.connection_ended(self, error)
+
+
+def _nothing() -> None:
+    """Bytes wait in the kernel's way; TCP_USER_TIMEOUT watches over them."""
+
+
+_METHODS: dict[int, Callable[[NodeConnection, pb.Message, Frame], None]] = {
+    Opcode.PROXY_RESPONSE: NodeConnection._answer,
+    Opcode.CHALLENGE: NodeConnection._challenge,
+    Opcode.WELCOME: NodeConnection._welcome,
+    Opcode.REFUSAL: NodeConnection._refusal,
+    Opcode.RELEASE: NodeConnection._answer,
+    Opcode.DRAINING: NodeConnection._drain,
+}

@@ -1,0 +1,75 @@
+"""What happens to a node, one method an event; by default a line in the log each.
+
+Subclass to print, count or show; nothing depends on what these methods do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from proxyservice.errors import ProxyServiceError, RefusedError
+
+if TYPE_CHECKING:
+    from proxyservice.node.lease import NodeLease
+
+
+class NodeEvents:
+    """Told by a `Node`; times are seconds."""
+
+    log = Logger()
+
+    def connecting(self, server: str) -> None:
+        """A main connection to ``server`` (as the user named it) is being opened."""
+        self.log.debug("connecting to {server}", server=server)
+
+    def connected(self, server: str, local_address: str) -> None:
+        """The main connection is there; ``local_address`` (`host:port`) is its near end."""
+        self.log.info("connected to {server}", server=server)
+
+    def peer_connected(self, address: str, local_address: str) -> None:
+        """There is a connection to a peer's proxy address."""
+        self.log.debug("connected to peer {address}", address=address)
+
+    def addressed(self, lease: NodeLease, *, changed: bool) -> None:
+        """The lease is granted; ``changed`` when its address is not the one before."""
+        self.log.info(
+            "{origin} is reached at {address}",
+            origin=lease.origin or "this node",
+            address=lease.address,
+        )
+
+    def port_unavailable(self, lease: NodeLease, error: RefusedError) -> None:
+        """The wanted port cannot be had; another one is asked for."""
+        self.log.warn(
+            "port {port} cannot be had ({why}); asking for any other",
+            port=lease.wanted_port,
+            why=error,
+        )
+
+    def lease_refused(self, lease: NodeLease, error: RefusedError) -> None:
+        """The server will not grant this lease; it is not asked for again."""
+        self.log.error("no address for {origin}: {why}", origin=lease.origin, why=error)
+
+    def lease_delayed(self, lease: NodeLease, error: RefusedError, retry_seconds: float) -> None:
+        """The server cannot grant this lease now."""
+        self.log.warn(
+            "no address for {origin} yet: {why}; asking again in {seconds:.1f} s",
+            origin=lease.origin,
+            why=error,
+            seconds=retry_seconds,
+        )
+
+    def disconnected(self, server: str, error: ProxyServiceError, retry_seconds: float) -> None:
+        """No connection to ``server``, or no longer; the next attempt is ``retry_seconds`` away."""
+        self.log.warn(
+            "{server}: {why}; trying again in {seconds:.1f} s",
+            server=server,
+            why=error,
+            seconds=retry_seconds,
+        )
+
+    def gave_up(self, error: ProxyServiceError) -> None:
+        """No server is left that could serve this node; it does nothing more."""
+        self.log.error("giving up: {why}", why=error)

@@ -1,0 +1,135 @@
+"""All leases that a node wants, and the asking for them on its main connection."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from google.protobuf.message import Message as ProtoMessage
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.node.connection import NodeConnection
+from proxyservice.node.events import NodeEvents
+from proxyservice.node.identity import NodeIdentity
+from proxyservice.node.lease import NodeLease
+from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.envelope import Opcode
+
+FINAL_FOR_LEASE = frozenset(
+    {
+        pb.REFUSAL_MALFORMED,
+        pb.REFUSAL_UNSUPPORTED,
+        pb.REFUSAL_UNAUTHENTICATED,
+        pb.REFUSAL_DENIED,
+        pb.REFUSAL_QUOTA,
+    }
+)
+"""Refusals after which asking again is no use (docs/protocol.md, "Refusals")."""
+
+SHORTEST_RETRY_SECONDS = 1.0
+"""Between two requests for the same lease on one connection."""
+
+log = Logger()
+
+
+class NodeLeases:
+    """By origin address. What is wanted is asked for on every new connection."""
+
+    def __init__(self, identity: NodeIdentity, events: NodeEvents, clock: Any) -> None:
+        self._identity = identity
+        self._events = events
+        self._clock = clock
+        self._wanted: dict[str, NodeLease] = {}
+        self._connection: NodeConnection | None = None
+        self.granted_at: float | None = None
+        """When the present connection had its first lease granted; None before that."""
+
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
+    def get(self, origin: str) -> NodeLease | None:
+        """The lease of this origin address, if one is wanted."""
+        return self._wanted.get(origin)
+
+    def first(self, mode: pb.Mode) -> NodeLease | None:
+        """The first lease in this mode, if there is one."""
+        return next((lease for lease in self._wanted.values() if lease.mode == mode), None)
+
+    def want(self, lease: NodeLease) -> None:
+        """Ask for it as soon as there is a connection. Raises ValueError for what is there."""
+        if lease.origin in self._wanted:
+            raise ValueError(f"a lease of {lease.origin!r} is there already")
+        self._wanted[lease.origin] = lease
+        if self._connection is not None:
+            self._ask(self._connection, lease)
+
+    def release(self, lease: NodeLease) -> Deferred[None]:
+        """Give it back; fires when that is done, or at once when the server cannot be told."""
+        self._wanted.pop(lease.origin, None)
+        connection = self._connection
+        if connection is None or not lease.granted or connection.speaks_part_a:
+            return succeed(None)
+        lease.granted = False
+        asked = connection.request(Opcode.RELEASE, pb.Release(origin_address=lease.origin))
+        return asked.addBoth(lambda _: None)
+
+    def connected(self, connection: NodeConnection) -> None:
+        """Ask for everything on this connection."""
+        self._connection = connection
+        for lease in list(self._wanted.values()):
+            self._ask(connection, lease)
+
+    def disconnected(self) -> None:
+        """Nothing is held any more; the addresses stay what they are."""
+        self._connection = None
+        self.granted_at = None
+        for lease in self._wanted.values():
+            lease.granted = False
+
+    def give_up(self, error: ProxyServiceError) -> None:
+        """Nothing will be granted any more."""
+        leases, self._wanted = self._wanted, {}
+        for lease in leases.values():
+            lease.refuse(error)
+
+    def _ask(self, connection: NodeConnection, lease: NodeLease) -> None:
+        asked = connection.request(Opcode.PROXY_REQUEST, lease.request(connection.speaks_part_a))
+        asked.addCallbacks(self._granted, self._refused, (lease,), {}, (connection, lease), {})
+        asked.addErrback(lambda failure: log.failure("asking for a lease failed", failure))
+
+    def _granted(self, response: ProtoMessage, lease: NodeLease) -> None:
+        if self._wanted.get(lease.origin) is not lease:
+            return
+        if self.granted_at is None:
+            self.granted_at = self._clock.seconds()
+        granted = cast("pb.ProxyResponse", response)
+        if lease.mode == pb.MODE_MESSAGES:
+            self._identity.reached_at(granted.proxy_address)
+        changed = lease.grant(granted)
+        self._events.addressed(lease, changed=changed)
+
+    def _refused(self, failure: Failure, connection: NodeConnection, lease: NodeLease) -> None:
+        if failure.check(RefusedError) is None or self._wanted.get(lease.origin) is not lease:
+            failure.trap(ProxyServiceError)  # the connection ended, and with it the question
+            return
+        error = cast("RefusedError", failure.value)
+        if error.code == pb.REFUSAL_ADDRESS_UNAVAILABLE and lease.wanted_port:
+            self._events.port_unavailable(lease, error)
+            lease.wanted_port = None
+            self._ask(connection, lease)
+        elif error.code in FINAL_FOR_LEASE:
+            del self._wanted[lease.origin]
+            lease.refuse(error)
+            self._events.lease_refused(lease, error)
+        elif any(other.granted for other in self._wanted.values()):
+            retry_seconds = max(error.retry_after_seconds, SHORTEST_RETRY_SECONDS)
+            self._events.lease_delayed(lease, error, retry_seconds)
+            self._clock.callLater(retry_seconds, self._ask_again, connection, lease)
+        else:
+            connection.end(error)
+
+    def _ask_again(self, connection: NodeConnection, lease: NodeLease) -> None:
+        if self._connection is connection and self._wanted.get(lease.origin) is lease:
+            self._ask(connection, lease)

@@ -1,0 +1,206 @@
+"""A node: one main connection, its leases, the messages that come and go.
+
+The parts do the work: `Dialler` stays connected, `NodeLeases` asks,
+`PeerLinks` sends; here they are joined, and this is what applications use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.node.connection import ConnectionSettings, NodeConnection
+from proxyservice.node.dial import Server, parse_server, peer_endpoint
+from proxyservice.node.dialler import Dialler
+from proxyservice.node.events import NodeEvents
+from proxyservice.node.handshake import Handshake
+from proxyservice.node.identity import NodeIdentity
+from proxyservice.node.known_relays import KnownRelays
+from proxyservice.node.lease import NodeLease
+from proxyservice.node.leases import NodeLeases
+from proxyservice.node.messages import Received, encode_application_message
+from proxyservice.node.peers import PeerLinks
+from proxyservice.wire import proxyservice_pb2 as pb
+
+log = Logger()
+
+
+class Node(Service):
+    """Start it as a service, or with `startService`.
+
+    ``servers`` is a failover list of `HOST[:PORT]` or `Server`. An identity
+    with a key proves itself, and its addresses are kept for that key; by
+    default the node claims a random one. ``legacy``: speak part A only, which
+    every server of the deployed protocol understands; a relay that is known to
+    speak part B hears part B all the same. Raises StartError for servers that
+    cannot be read.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[str | Server],
+        *,
+        reactor: Any = None,
+        identity: NodeIdentity | None = None,
+        known_relays: KnownRelays | None = None,
+        settings: ConnectionSettings | None = None,
+        events: NodeEvents | None = None,
+        legacy: bool = False,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self._reactor = reactor
+        self.identity = identity or NodeIdentity()
+        self._known_relays = known_relays or KnownRelays()
+        self._settings = settings or ConnectionSettings()
+        self._events = events or NodeEvents()
+        self._legacy = legacy
+        self._leases = NodeLeases(self.identity, self._events, reactor)
+        self._peers = PeerLinks(
+            lambda address: peer_endpoint(address, reactor), self._events, reactor
+        )
+        self._dialler = Dialler(
+            [parse_server(one, reactor) for one in servers],
+            self._new_connection,
+            self._give_up,
+            self._events,
+            reactor,
+        )
+        self._listeners: list[Callable[[Received], None]] = []
+        self._message_nonces = count(1)
+        self.error: ProxyServiceError | None = None
+        """Why the node has given up; None while it has not."""
+
+    # ---------------------------------------------------------------- leases
+
+    def lease(
+        self,
+        origin: str = "",
+        *,
+        mode: pb.Mode = pb.MODE_MESSAGES,
+        port: int | None = None,
+        label: str = "",
+        acceptor: Any = None,
+    ) -> NodeLease:
+        """Want a proxy address for an origin address, from now on until it is released.
+
+        ``port`` is asked for, and done without when it cannot be had. At most
+        one message lease per node; ``acceptor`` takes the streams of a stream
+        lease. Raises ValueError when this origin has one already.
+        """
+        lease = NodeLease(origin, mode, port=port, label=label, acceptor=acceptor)
+        self._leases.want(lease)
+        return lease
+
+    def when_addressed(self) -> Deferred[str]:
+        """Fire with `host:port` of the message lease, which is made when there is none."""
+        lease = self._leases.first(pb.MODE_MESSAGES) or self.lease()
+        return lease.when_addressed()
+
+    def release(self, lease: NodeLease) -> Deferred[None]:
+        """Give an address back; fires when the server has confirmed it, or at once offline."""
+        return self._leases.release(lease)
+
+    # -------------------------------------------------------------- messages
+
+    def on_message(self, listener: Callable[[Received], None]) -> Callable[[Received], None]:
+        """Call ``listener(message)`` for every message of a visitor; usable as a decorator."""
+        self._listeners.append(listener)
+        return listener
+
+    def send(
+        self,
+        address: str,
+        opcode: int,
+        payload: bytes,
+        *,
+        request_nonce: int = 0,
+        reply: bool = False,
+        message_id: str = "",
+        wants_ack: bool = False,
+    ) -> Deferred[None]:
+        """Send a message to a peer's proxy address (`host:port`).
+
+        Fires when it has left this process; fails with UnreachableError, which
+        concerns this peer alone. Delivery is at most once; order is kept per
+        peer. Raises ValueError for an address that is none.
+        """
+        frame = encode_application_message(
+            self._settings.network_id,
+            opcode,
+            payload,
+            sender=self.identity.sender,
+            message_nonce=next(self._message_nonces),
+            request_nonce=request_nonce,
+            reply=reply,
+            message_id=message_id,
+            wants_ack=wants_ack,
+        )
+        return self._peers.send(address, frame)
+
+    # --------------------------------------------------------------- service
+
+    def startService(self) -> None:
+        """Connect; without any lease wanted a message lease is."""
+        super().startService()
+        if not self._leases:
+            self.lease()
+        self._dialler.start()
+
+    def stopService(self) -> Deferred[None]:
+        """Close all connections; fires when that is done. Addresses stay remembered."""
+        super().stopService()
+        self._peers.close()
+        return self._dialler.stop()
+
+    def _new_connection(self, server: Server) -> NodeConnection:
+        handshake = None
+        if not self._legacy or server.name in self._known_relays:
+            handshake = Handshake(
+                self._settings.network_id, self.identity, server.name, self._known_relays
+            )
+        return NodeConnection(
+            server.name, self._settings, self.identity, self, handshake, self._reactor
+        )
+
+    def _give_up(self, error: ProxyServiceError) -> None:
+        self.error = error
+        self._leases.give_up(error)
+        self._events.gave_up(error)
+
+    # ------------------------------------------- what a main connection reports
+
+    def connection_ready(self, connection: NodeConnection) -> None:
+        """Ask for everything that is wanted."""
+        self._events.connected(connection.server, connection.local_address)
+        self._leases.connected(connection)
+
+    def welcomed(self, connection: NodeConnection, welcome: pb.Welcome) -> None:
+        """The server names what holds here."""
+        if self._leases.first(pb.MODE_STREAMS) and not welcome.features >> pb.FEATURE_STREAMS & 1:
+            connection.end(RefusedError(pb.REFUSAL_UNSUPPORTED, "the relay carries no streams"))
+
+    def message_received(self, message: Received) -> None:
+        """Tell the listeners; what they raise is logged and goes no further."""
+        for listener in list(self._listeners):
+            try:
+                listener(message)
+            except Exception:  # the application's mistake must not end the connection
+                log.failure("a message listener failed")
+
+    def draining(self, hint: pb.Draining) -> None:
+        """The server is about to stop: not back there before it says."""
+        self._dialler.not_before_seconds = hint.reconnect_in_ms / 1000
+
+    def connection_ended(self, connection: NodeConnection, error: ProxyServiceError) -> None:
+        """The leases are held no more; the dialler decides what comes next."""
+        granted_at = self._leases.granted_at
+        self._leases.disconnected()
+        held_seconds = None if granted_at is None else self._reactor.seconds() - granted_at
+        self._dialler.ended(error, held_seconds)

@@ -1,0 +1,115 @@
+"""What all main connections of one service share.
+
+The Twisted factory is that place: settings, collaborators, and the count of
+connections which have not said who they are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+
+from proxyservice.errors import ProxyServiceError
+from proxyservice.leases.lease import Lease
+from proxyservice.leases.registry import LeaseRegistry
+from proxyservice.net.deadlines import Deadlines
+from proxyservice.net.outlet import Outlet
+from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.main import MainConnection
+from proxyservice.server.relay_visitor import RelayVisitor
+from proxyservice.wire.relay_check import RelayScanner
+
+log = Logger()
+
+
+class MainFactory(Factory):
+    """Makes and counts main connections; `now` is the monotonic clock, in seconds."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        registry: LeaseRegistry,
+        deadlines: Deadlines,
+        now: Callable[[], float],
+        *,
+        network_id: int,
+        public_host: str = "",  # empty: the local address of the main connection
+        node_address: str = "",  # empty: the accepted socket's local address
+        limits: ServiceLimits,
+    ) -> None:
+        self.registry = registry
+        self.deadlines = deadlines
+        self.now = now
+        self.network_id = network_id
+        self.public_host = public_host
+        self.node_address = node_address
+        self.limits = limits
+        self.connections: set[MainConnection] = set()
+        self._strangers: OrderedDict[MainConnection, None] = OrderedDict()
+        self._strangers_of: dict[str, int] = {}
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """One protocol for each accepted socket; who may stay is decided in `arrived`."""
+        connection = MainConnection()
+        connection.factory = self
+        return connection
+
+    # ------------------------------------------- connections without identity
+
+    def arrived(self, connection: MainConnection) -> None:
+        """A stranger; when there are too many, the oldest of the busiest source goes."""
+        self.connections.add(connection)
+        self._strangers[connection] = None
+        source = connection.source
+        self._strangers_of[source] = self._strangers_of.get(source, 0) + 1
+        if len(self._strangers) > self.limits.connections_without_identity:
+            busiest = max(self._strangers_of, key=self._strangers_of.__getitem__)
+            oldest = next(one for one in self._strangers if one.source == busiest)
+            oldest.abort("too many connections without identity")
+
+    def identified(self, connection: MainConnection) -> None:
+        """It said who it is and no longer counts as a stranger."""
+        if connection not in self._strangers:
+            return
+        del self._strangers[connection]
+        left = self._strangers_of[connection.source] - 1
+        if left:
+            self._strangers_of[connection.source] = left
+        else:
+            del self._strangers_of[connection.source]
+
+    def gone(self, connection: MainConnection) -> None:
+        """Its transport is closed."""
+        self.identified(connection)
+        self.connections.discard(connection)
+
+    # -------------------------------------------------------------- visitors
+
+    def relay_visitor(
+        self, outlet: Outlet, lease: Lease, gone: Callable[[RelayVisitor], None]
+    ) -> RelayVisitor:
+        """The protocol of a visitor in message mode."""
+        return RelayVisitor(
+            RelayScanner(self.network_id, self.limits.max_frame_bytes),
+            outlet,
+            self.deadlines,
+            self.now,
+            self.limits,
+            lambda reason: self.visitor_refused(lease, reason),
+            gone,
+        )
+
+    # ---------------------------------------------------------------- the log
+
+    def refused(self, connection: MainConnection, error: ProxyServiceError) -> None:
+        """One line about a refusal; the peer's bytes are never in it."""
+        log.info("refused {source}: {reason}", source=connection.source, reason=str(error))
+
+    def visitor_refused(self, lease: Lease, reason: str) -> None:
+        """One line about a visitor that was turned away or closed."""
+        log.info("refused a visitor of port {port}: {reason}", port=lease.port, reason=reason)

@@ -1,0 +1,41 @@
+"""Every limit of the service, with its unit and the reason for its value.
+
+One frozen object travels from the options to whoever enforces a limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """Defaults are those of docs/operations.md; all values are per connection unless named."""
+
+    # A ProxyRequest or Hello is 150 bytes; libp2p's relay allows as much before identity.
+    bytes_before_identity: int = 4 * KIB
+    # Total, from the first byte: an idle timer could be fed one byte at a time.
+    seconds_to_identity: float = 10.0
+    # A reconnecting node may open a silent connection first (protocol.md, "Reconnecting").
+    seconds_to_first_byte: float = 60.0
+    # At the cap the oldest of the busiest source goes: OpenSSH's MaxStartups as the model.
+    connections_without_identity: int = 400
+    # Answers wait here for a peer that does not read; beyond, it is not read either.
+    answers_high_bytes: int = 32 * KIB
+    # A main connection that takes none of its queued bytes for so long is dead.
+    write_stall_seconds: float = 30.0
+    # A part-A node without a port would ask again at once; this spares both.
+    close_after_refusal_seconds: float = 1.0
+    # A close that does not finish (a peer that never reads) becomes an abort.
+    close_timeout_seconds: float = 5.0
+    # The largest relayed frame; deployed nodes send 8 MiB as a matter of course.
+    max_frame_bytes: int = 64 * MIB
+    # A visitor's frame: 30 s and one second for each 64 KiB.
+    frame_base_seconds: float = 30.0
+    frame_bytes_per_second: int = 64 * KIB
+    visitors_per_lease: int = 1024
+    # Requests of one connection that wait for the store.
+    pending_requests: int = 64

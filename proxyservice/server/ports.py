@@ -1,0 +1,180 @@
+"""Proxy ports: the listening sockets of leases, and what happens to whoever connects.
+
+`ProxyPorts` binds and unbinds as the registry says (it is the registry's
+`PortBinder`) and hands each accepted visitor to whoever holds the port. It
+knows neither leases nor messages.
+
+The accept loop is our own and not Twisted's `Port`: there are thousands of
+these sockets, so each has to be small; and running out of descriptors must
+stop accepting for a moment instead of spinning or throwing visitors away.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from proxyservice.net.addresses import canonical
+from proxyservice.net.eager import EagerServer
+
+BACKLOG = 4096
+"""Connections the kernel keeps for us; Twisted's 50 loses visitors in a burst (frp #4802)."""
+
+ACCEPTS_PER_TURN = 64
+"""Visitors taken in one reactor turn; more would make the others wait for over a millisecond."""
+
+PAUSE_WITHOUT_DESCRIPTORS_SECONDS = 0.5
+"""How long a port rests when the process has no descriptor left."""
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_VISITOR_IS_GONE = {errno.ECONNABORTED, errno.EPROTO, errno.EINTR}
+
+Accept = Callable[[int, str, int], "Protocol | None"]
+"""(port, visitor's canonical host, visitor's port) -> its protocol, or None to turn it away."""
+
+log = Logger()
+
+
+class ProxyPorts:
+    """The bound proxy ports of one service.
+
+    ``interface`` is the address to listen on; empty means every address, IPv6
+    and IPv4 on one socket where the host has IPv6.
+    """
+
+    def __init__(self, reactor: Any, interface: str, accept: Accept) -> None:
+        self._reactor = reactor
+        self._family, self._interface = _family_and_address(interface)
+        self._accept = accept
+        self._ports: dict[int, _ProxyPort] = {}
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+    def bind(self, port: int) -> None:
+        """Listen on `port`; already bound is fine. Raises OSError when the port cannot be had."""
+        if port not in self._ports:
+            bound = _listening_socket(self._family, self._interface, port)
+            self._ports[port] = _ProxyPort(self._reactor, bound, port, self._accept)
+
+    def unbind(self, port: int) -> None:
+        """Stop listening on `port` at once; unknown ports are ignored."""
+        bound = self._ports.pop(port, None)
+        if bound is not None:
+            bound.close()
+
+    def close(self) -> None:
+        """Stop listening everywhere."""
+        for port in list(self._ports):
+            self.unbind(port)
+
+
+def _family_and_address(interface: str) -> tuple[socket.AddressFamily, str]:
+    if interface:
+        return (socket.AF_INET6 if ":" in interface else socket.AF_INET), interface
+    return (socket.AF_INET6, "::") if _has_ipv6() else (socket.AF_INET, "0.0.0.0")  # noqa: S104 - public by purpose
+
+
+def _has_ipv6() -> bool:
+    try:
+        _listening_socket(socket.AF_INET6, "::", 0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and address == "::":
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind((address, port))
+        bound.listen(BACKLOG)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+@implementer(IReadDescriptor)
+class _ProxyPort:
+    """One listening socket; about 200 bytes of Python beside the kernel's."""
+
+    __slots__ = ("_accept", "_reactor", "_resume", "_socket", "port")
+
+    def __init__(self, reactor: Any, bound: socket.socket, port: int, accept: Accept) -> None:
+        self._reactor = reactor
+        self._socket = bound
+        self._accept = accept
+        self._resume: Any = None
+        self.port = port
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        return "ProxyPort"
+
+    def doRead(self) -> None:
+        """Take what is waiting, a bounded number in one turn."""
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                accepted, address = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._rest(error)
+                    return
+                if error.errno in _VISITOR_IS_GONE:
+                    continue
+                raise
+            self._admit(accepted, address)
+
+    def _admit(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
+        protocol = self._accept(self.port, canonical(address[0]), address[1])
+        if protocol is None:
+            reset(accepted)
+            return
+        accepted.setblocking(False)
+        no_port: Any = None  # only used for a name in repr()
+        transport = EagerServer(accepted, protocol, address, no_port, 0, self._reactor)
+        protocol.makeConnection(transport)
+
+    def _rest(self, error: OSError) -> None:
+        log.warn("proxy port {port} pauses accepting: {error}", port=self.port, error=error)
+        self._reactor.removeReader(self)
+        self._resume = self._reactor.callLater(PAUSE_WITHOUT_DESCRIPTORS_SECONDS, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        self._reactor.addReader(self)
+
+    def connectionLost(self, reason: Any) -> None:
+        """Twisted's word for: the reactor stops, or the descriptor broke."""
+        self.close()
+
+    def close(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        else:
+            self._reactor.removeReader(self)
+        self._socket.close()
+
+
+def reset(unwanted: socket.socket) -> None:
+    """Close with RST, so that the visitor sees a refusal and not an empty answer."""
+    unwanted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    unwanted.close()

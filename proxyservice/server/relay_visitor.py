@@ -1,0 +1,110 @@
+"""One visitor of a lease in message mode: its good frames go to the node, nothing comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+
+from proxyservice.errors import FrameError
+from proxyservice.net.deadlines import Deadlines
+from proxyservice.net.eager import configure_visitor
+from proxyservice.net.outlet import Outlet
+from proxyservice.server.limits import ServiceLimits
+from proxyservice.wire.relay_check import RelayScanner
+
+
+class RelayVisitor(Protocol):
+    """Reads only while the node's connection takes data; a bad frame ends this visitor alone."""
+
+    transport: Any
+
+    def __init__(
+        self,
+        scanner: RelayScanner,
+        outlet: Outlet,
+        deadlines: Deadlines,
+        now: Callable[[], float],
+        limits: ServiceLimits,
+        refused: Callable[[str], None],
+        gone: Callable[[RelayVisitor], None],
+    ) -> None:
+        self._scanner = scanner
+        self._outlet = outlet
+        self._deadlines = deadlines
+        self._now = now
+        self._limits = limits
+        self._refused = refused
+        self._gone = gone
+        self._began_at: float | None = None  # when the unfinished frame began
+        self._over = False
+
+    def connectionMade(self) -> None:
+        """The visitor is there."""
+        configure_visitor(self.transport)
+
+    def bufferReceived(self, view: memoryview) -> None:
+        """Bytes of the visitor; the view is valid during the call only."""
+        if self._over:
+            return
+        relayed = 0
+        try:
+            for run in self._scanner.feed(view):
+                self._outlet.write(run)
+                relayed += len(run)
+        except FrameError as error:
+            self._refused(str(error))
+            self._end()
+            return
+        self._outlet.charge(self, len(view))
+        self._watch_the_clock(begun_anew=relayed > 0)
+        if not self._outlet.writable:
+            self.transport.pauseProducing()
+            self._outlet.wait(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """The same over a transport that does not lend its buffer."""
+        self.bufferReceived(memoryview(data))
+
+    def send_turn(self) -> None:
+        """The outlet has room: read on, at once."""
+        self.transport.resumeProducing()
+
+    def _watch_the_clock(self, *, begun_anew: bool) -> None:
+        """A frame must be complete in time, however slowly its bytes come."""
+        if not self._scanner.buffered_bytes:
+            self._began_at = None
+        elif self._began_at is None or begun_anew:
+            self._began_at = self._now()
+            self._deadlines.set(self, self._began_at + self._limits.frame_base_seconds)
+
+    def deadline_passed(self, now: float) -> float | None:
+        """The tick: end the visitor if its frame is late. Time under backpressure counts not."""
+        if self._began_at is None or self._over:
+            return None
+        if not self._outlet.writable:
+            self._began_at = now
+        seconds = self._limits.frame_base_seconds
+        seconds += self._scanner.buffered_bytes / self._limits.frame_bytes_per_second
+        if now < self._began_at + seconds:
+            return self._began_at + seconds
+        self._refused("a frame that is not complete in time")
+        self._end()
+        return None
+
+    def lease_gone(self) -> None:
+        """The lease or its holder is gone."""
+        self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
+        """The visitor is gone; an unfinished frame goes with it."""
+        self._over = True
+        self._outlet.forget(self)
+        self._deadlines.forget(self)
+        self._gone(self)

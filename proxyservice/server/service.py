@@ -1,0 +1,195 @@
+"""The whole service: registry, proxy ports, main ports, the tick, and an orderly end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
+
+from proxyservice.errors import StartError
+from proxyservice.leases.registry import LeaseRegistry
+from proxyservice.net.deadlines import Deadlines
+from proxyservice.net.eager import EagerServer
+from proxyservice.server.factory import MainFactory
+from proxyservice.server.ports import BACKLOG, ProxyPorts
+
+TICK_SECONDS = 0.25
+"""How exactly deadlines are kept; the shortest is one second."""
+
+DESCRIPTORS_BESIDE_NODES = 64
+"""Log, store, epoll and some room."""
+
+DESCRIPTORS_PER_NODE = 3
+"""Main connection, proxy port, one visitor."""
+
+log = Logger()
+
+
+class StateLock:
+    """One service per state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "lock"
+        self._descriptor = -1
+
+    def take(self) -> None:
+        """Raises StartError, naming the process that has it."""
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._descriptor, 20).decode(errors="replace").strip() or "unknown"
+            self.release()
+            raise StartError(
+                f"{self._path.parent} is in use by process {holder}; "
+                "stop it or choose another --state-dir"
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, b"%d\n" % os.getpid())
+
+    def release(self) -> None:
+        """Let the next service in."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class ProxyService(Service):
+    """Started before the reactor runs: what fails then ends the start, with nothing left over."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoints: list[str],
+        registry: LeaseRegistry,
+        ports: ProxyPorts,
+        factory: MainFactory,
+        deadlines: Deadlines,
+        lock: StateLock,
+        port_range: range,
+    ) -> None:
+        self._reactor = reactor
+        self._endpoints = endpoints
+        self._registry = registry
+        self._ports = ports
+        self._factory = factory
+        self._deadlines = deadlines
+        self._lock = lock
+        self._port_range = port_range
+        self._main_ports: list[Any] = []
+        self._tick: Any = None
+
+    def startService(self) -> None:
+        """Lock, open the store, listen. Raises StartError or StoreError."""
+        self._lock.take()
+        try:
+            self._registry.startService()
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            for endpoint in self._endpoints:
+                self._listen(endpoint)
+        except StartError:
+            self._abandon()
+            raise
+        super().startService()
+        self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
+        self._announce()
+
+    def _listen(self, description: str) -> None:
+        listening = serverFromString(self._reactor, description).listen(self._factory)
+        outcome: list[Any] = []
+        listening.addBoth(outcome.append)
+        port: Any = outcome[0] if outcome else None
+        if not hasattr(port, "getHost"):
+            why = getattr(port, "value", "it does not listen at once")
+            if isinstance(why, CannotListenError):
+                why = why.socketError
+            raise StartError(f"cannot listen on {description}: {why}; choose another --listen")
+        port.transport = EagerServer
+        port.socket.listen(BACKLOG)  # endpoint strings stop at Twisted's 50
+        self._main_ports.append(port)
+
+    def _abandon(self) -> None:
+        for port in self._main_ports:
+            port.stopListening()
+        self._registry.abandon_start()
+        self._lock.release()
+
+    def _announce(self) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        for port in self._main_ports:
+            host = port.getHost()
+            log.info(
+                "started: nodes connect to {host} port {port}, network id {network_id}, leasing "
+                "ports {low}-{high}; {descriptors} descriptors are room for {nodes} nodes with "
+                "one visitor each",
+                host=host.host,
+                port=host.port,
+                network_id=self._factory.network_id,
+                low=self._port_range.start,
+                high=self._port_range.stop - 1,
+                descriptors=most,
+                nodes=(most - DESCRIPTORS_BESIDE_NODES) // DESCRIPTORS_PER_NODE,
+            )
+
+    def visitor_arrived(self, port: int, host: str, visitor_port: int) -> Protocol | None:
+        """A connection to a proxy port; its holder decides."""
+        found = self._registry.visited(port)
+        if found is None:
+            return None
+        lease, holder = found
+        accept: Callable[..., Protocol | None] = holder.visitor_arrived  # type: ignore[attr-defined]
+        return accept(lease)
+
+    def _ticked(self) -> None:
+        self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
+        self._deadlines.tick(self._reactor.seconds())
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Let nobody in, end every connection, write what is remembered."""
+        super().stopService()
+        self._tick.cancel()
+        for port in self._main_ports:
+            yield port.stopListening()
+        for connection in list(self._factory.connections):
+            connection.abort("the service stops")
+        self._ports.close()
+        stopped: Deferred[None] = self._registry.stopService()
+        yield stopped
+        self._lock.release()
+        log.info("stopped; every lease is remembered")
+
+
+def exit_cleanly_on_signals(reactor: Any) -> None:
+    """Stop on SIGTERM and SIGINT with exit status 0, at once on the second one.
+
+    To be called when the reactor has installed its own handlers, which would
+    make a clean stop look like a death by signal.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        for again in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(again, signal.SIG_DFL)
+        reactor.callFromThread(stop_once)
+
+    def stop_once() -> None:
+        if reactor.running:
+            reactor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)

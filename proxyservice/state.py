@@ -1,0 +1,36 @@
+"""Where this package keeps what must survive: leases, keys, pinned relays.
+
+Names the directory, never makes it: each user of it knows with what mode.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from proxyservice.errors import StartError
+
+
+def state_directory(chosen: str = "") -> Path:
+    """The directory chosen, else `$STATE_DIRECTORY` (systemd), else the XDG state directory.
+
+    Absolute, because twistd may change the working directory later. Raises
+    StartError where nothing says where: a user without a home, in a container.
+    """
+    # systemd separates several by colons; the first is the service's own
+    given = chosen or os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(given).absolute() if given else _state_home() / "proxyservice"
+
+
+def _state_home() -> Path:
+    # XDG: a relative path is to be ignored
+    home = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if home.is_absolute():
+        return home
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise StartError(
+            "this user has no home directory to keep state in; "
+            "set STATE_DIRECTORY, XDG_STATE_HOME or HOME"
+        ) from None

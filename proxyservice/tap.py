@@ -1,0 +1,210 @@
+"""`twistd proxyservice`: options, and the one place where the service is wired together."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from twisted.application.service import Service
+from twisted.internet.endpoints import serverFromString
+from twisted.python import usage
+
+from proxyservice.errors import ProxyServiceError, StartError
+from proxyservice.leases.lease import LeaseTimes
+from proxyservice.leases.registry import LeaseRegistry
+from proxyservice.leases.store import LeaseStore, sqlite_url
+from proxyservice.net.deadlines import Deadlines
+from proxyservice.options import PluginOptions
+from proxyservice.server.factory import MainFactory
+from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.ports import ProxyPorts
+from proxyservice.server.service import ProxyService, StateLock, exit_cleanly_on_signals
+from proxyservice.state import state_directory
+from proxyservice.units import parse_duration, parse_port_range, parse_size
+
+MAX_FRAME_LIMIT_BYTES = 1 << 30
+"""Above this one frame could hold more memory than the service should ever use."""
+
+
+def _network_id(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 1 << 32:
+        raise ValueError(f"{text!r} is no network id; a number from 0 to 4294967295")
+    return int(text)
+
+
+def _interface(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address") from None
+
+
+def _public_host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", text):
+        raise ValueError(f"{text!r} is no host; a name or an IP address, without port")
+    return text
+
+
+def _node_address(text: str) -> str:
+    match = re.fullmatch(r"tcp://(\[[0-9a-fA-F:]+\]|[0-9.]+):([0-9]{1,5})", text)
+    try:
+        if match is None or not 0 < int(match[2]) < 65536:
+            raise ValueError
+        ipaddress.ip_address(match[1].strip("[]"))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no node address; write it as tcp://203.0.113.7:6008"
+        ) from None
+    return text
+
+
+def _max_frame(text: str) -> int:
+    size = parse_size(text)
+    if size > MAX_FRAME_LIMIT_BYTES:
+        raise ValueError(f"{text!r} is too large; at most 1GiB")
+    return size
+
+
+def _store(text: str) -> str:
+    if text != "memory:" and not text.startswith("sqlite:///"):
+        raise ValueError(f"{text!r} is no store; memory: or sqlite:///path")
+    return text
+
+
+_CHECKS: dict[str, Callable[[str], Any]] = {
+    "public-host": _public_host,
+    "ports": parse_port_range,
+    "port-interface": _interface,
+    "node-address": _node_address,
+    "network-id": _network_id,
+    "lease-ttl": parse_duration,
+    "max-frame": _max_frame,
+    "store": _store,
+}
+"""From what was typed to what is meant; an empty value stands for the default."""
+
+
+class Options(PluginOptions):
+    """Options of `twistd proxyservice`; docs/operations.md explains them."""
+
+    command = "proxyservice"
+    synopsis = "[options]"
+    longdesc = "Lease public addresses to nodes behind NAT and relay to them what arrives there."
+    optParameters: ClassVar[list[list[str | None]]] = [
+        ["public-host", None, "", "Host in proxy addresses. [default: the local address]"],
+        ["ports", None, "20000-29999", "Ports to lease, inclusive."],
+        ["port-interface", None, "", "Where proxy ports listen. [default: all, IPv6 and IPv4]"],
+        ["node-address", None, "", "tcp://IP:PORT that nodes dial. [default: the local address]"],
+        ["network-id", None, "1564141146", "Network id."],
+        ["lease-ttl", None, "180m", "How long an address is remembered: 90s, 15m, 3h."],
+        ["max-frame", None, "64MiB", "Largest relayed frame."],
+        ["store", None, "", "memory: or sqlite:///path [default: in the state directory]"],
+        ["state-dir", None, "", "[default: $STATE_DIRECTORY, else the XDG state directory]"],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Endpoint string for main connections; may be repeated (tcp:6008)."""
+        self["listen"].append(endpoint)
+
+    def postOptions(self) -> None:
+        """Check what has no default to check."""
+        from twisted.internet import reactor
+
+        self["listen"] = self["listen"] or ["tcp:6008"]
+        self["state-dir"] = make_state_directory(self["state-dir"])
+        for endpoint in self["listen"]:
+            try:
+                serverFromString(reactor, endpoint)
+            except (ValueError, TypeError, KeyError) as error:
+                raise usage.UsageError(f"--listen {endpoint!r}: {error}") from None
+        for name, check in _CHECKS.items():
+            try:
+                self[name] = check(self[name]) if self[name] else ""
+            except ValueError as error:
+                raise usage.UsageError(f"--{name}: {error}") from None
+        for name in ("ports", "network-id", "lease-ttl", "max-frame"):
+            if self[name] == "":
+                raise usage.UsageError(f"--{name} needs a value")
+
+
+def make_state_directory(option: str) -> Path:
+    """The directory to keep state in, created with mode 0700. Raises UsageError."""
+    try:
+        directory = state_directory(option)
+    except StartError as error:
+        raise usage.UsageError(f"--state-dir: {error}") from None
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError("not writable")
+    except OSError as error:
+        raise usage.UsageError(f"--state-dir {directory}: {error.strerror or error}") from None
+    return directory
+
+
+def makeService(options: Options) -> Service:
+    """Wire the service; nothing is opened before it starts."""
+    from twisted.internet import reactor
+
+    # Twisted's clock is the wall's: a step of it would fire or freeze every timer.
+    vars(reactor)["seconds"] = time.monotonic
+    directory = options["state-dir"]
+    store = LeaseStore(
+        options["store"] or sqlite_url(directory / "leases.sqlite"), options["network-id"]
+    )
+    deadlines = Deadlines()
+    services: list[ProxyService] = []
+    ports = ProxyPorts(
+        reactor, options["port-interface"], lambda *visit: services[0].visitor_arrived(*visit)
+    )
+    times = LeaseTimes(ttl=options["lease-ttl"])
+    registry = LeaseRegistry(reactor, store, options["ports"], times, ports)
+    factory = MainFactory(
+        registry,
+        deadlines,
+        time.monotonic,
+        network_id=options["network-id"],
+        public_host=options["public-host"],
+        node_address=options["node-address"],
+        limits=ServiceLimits(max_frame_bytes=options["max-frame"]),
+    )
+    lock = StateLock(directory)
+    service = ProxyService(
+        reactor, options["listen"], registry, ports, factory, deadlines, lock, options["ports"]
+    )
+    services.append(service)
+    reactor.callWhenRunning(exit_cleanly_on_signals, reactor)
+    return _Started(service, (getattr(options, "parent", None) or {}).get("pidfile"))
+
+
+class _Started(Service):
+    """Turns an error of the start into one line and exit status 1, with no traceback."""
+
+    def __init__(self, inner: ProxyService, pidfile: str | None) -> None:
+        self._inner = inner
+        self._pidfile = pidfile
+
+    def startService(self) -> None:
+        super().startService()
+        try:
+            self._inner.startService()
+        except ProxyServiceError as error:
+            # twistd has turned sys.stderr into its log
+            print(f"proxyservice: {error}", file=sys.__stderr__)
+            if self._pidfile:
+                Path(self._pidfile).unlink(missing_ok=True)
+            raise SystemExit(1) from None
+
+    def stopService(self) -> Any:
+        super().stopService()
+        return self._inner.stopService()

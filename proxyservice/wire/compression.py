@@ -1,0 +1,75 @@
+"""The six algorithms a header can name, bounded in what they produce.
+
+NONE, BZIP2 and FLAT are identity on the deployed wire. Knows neither frames
+nor messages (docs/protocol.md, "Compression").
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from enum import IntEnum
+
+from proxyservice.errors import FrameError
+from proxyservice.wire import lzw
+
+_GZIP_WINDOW = 31  # zlib's way to say: gzip header, 32 KiB window
+_ZLIB_WINDOW = 15
+
+
+class Algorithm(IntEnum):
+    """Second byte of the compression info in a header."""
+
+    NONE = 0
+    BZIP2 = 1
+    GZIP = 2
+    ZLIB = 3
+    LZW = 4
+    FLAT = 5
+
+
+def compress(algorithm: int, body: bytes) -> bytes | memoryview:
+    """Return the body as a sender of that algorithm sends it. Raises FrameError if unknown."""
+    if algorithm == Algorithm.GZIP:
+        return gzip.compress(body, mtime=0)
+    if algorithm == Algorithm.ZLIB:
+        return zlib.compress(body)
+    if algorithm == Algorithm.LZW:
+        return lzw.encode(body)
+    return _identity(algorithm, body)
+
+
+def decompress(algorithm: int, body: bytes | memoryview, limit_bytes: int) -> bytes | memoryview:
+    """Return the plain body. Raises FrameError when it is damaged or over `limit_bytes`."""
+    if algorithm == Algorithm.GZIP:
+        return _inflate(body, _GZIP_WINDOW, limit_bytes, members=True)
+    if algorithm == Algorithm.ZLIB:
+        return _inflate(body, _ZLIB_WINDOW, limit_bytes, members=False)
+    if algorithm == Algorithm.LZW:
+        return lzw.decode(bytes(body), limit_bytes)
+    return _identity(algorithm, body)
+
+
+def _identity(algorithm: int, body: bytes | memoryview) -> bytes | memoryview:
+    if algorithm not in (Algorithm.NONE, Algorithm.BZIP2, Algorithm.FLAT):
+        raise FrameError(f"compression algorithm {algorithm} is unknown")
+    return body
+
+
+def _inflate(body: bytes | memoryview, window: int, limit_bytes: int, *, members: bool) -> bytes:
+    """Inflate one stream, or all concatenated gzip members as Go's reader does."""
+    out = bytearray()
+    rest: bytes | memoryview = body
+    while True:
+        inflater = zlib.decompressobj(window)
+        try:
+            out += inflater.decompress(rest, limit_bytes + 1 - len(out))
+        except zlib.error:
+            raise FrameError("the compressed body is damaged") from None
+        if len(out) > limit_bytes:
+            raise FrameError(f"the compressed body holds more than {limit_bytes} bytes")
+        if not inflater.eof:
+            raise FrameError("the compressed body is cut short")
+        rest = inflater.unused_data
+        if not (members and rest):
+            return bytes(out)

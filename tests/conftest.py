@@ -1,0 +1,58 @@
+"""Fixtures that every part of the tests may use."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VECTORS: dict[str, dict[str, Any]] = {
+    entry["name"]: entry
+    for entry in json.loads(Path(__file__).with_name("vectors.json").read_text())
+}
+
+
+@pytest.fixture(scope="session")
+def vectors() -> dict[str, dict[str, Any]]:
+    """The golden frames by name; `hex` holds the bytes."""
+    return VECTORS
+
+
+@pytest.fixture
+def free_ports() -> Callable[[int], list[int]]:
+    """So many different TCP ports that nobody listens on, IPv4 or IPv6."""
+
+    def find(count: int) -> list[int]:
+        with ExitStack() as held:
+            ports = []
+            for _ in range(count):
+                probe = held.enter_context(socket.socket())
+                probe.bind(("", 0))
+                ports.append(int(probe.getsockname()[1]))
+        return ports
+
+    return find
+
+
+@pytest.fixture
+def free_port(free_ports: Callable[[int], list[int]]) -> int:
+    """A TCP port that nobody listens on."""
+    return free_ports(1)[0]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays() -> Iterator[None]:
+    """A thread that outlives its test would keep the whole run from ending."""
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in threading.enumerate() if t not in before and not t.daemon]
+    for thread in left:
+        thread.join(timeout=5)
+    stuck = [thread.name for thread in left if thread.is_alive()]
+    assert not stuck, f"threads still run: {', '.join(stuck)}"

@@ -1,0 +1,31 @@
+"""`proxyservice demo` as people start it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SEVEN_STEPS = [
+    r"1\. node 1 opens main connection 1: 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+",
+    r"2\. the service listens for node 1 on proxy port 1: 127\.0\.0\.1:\d+",
+    r"3\. node 1 dials proxy port 2, connection 3: 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+",
+    r"4\. node 1 sends 1048576 bytes on connection 3",
+    r"5\. they arrive on main connection 2, from tcp://127\.0\.0\.1:\d+; all bytes equal",
+    r"6\. node 2 dials proxy port 1, connection 4: 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+",
+    r"7\. they arrive on main connection 1, from tcp://127\.0\.0\.1:\d+; all bytes equal",
+]
+
+
+@pytest.mark.process
+def test_the_demo_shows_the_seven_steps_and_ends_by_itself() -> None:
+    command = [sys.executable, "-m", "proxyservice", "demo"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = iter(ran.stdout.splitlines())
+    for step in SEVEN_STEPS:
+        assert any(re.fullmatch(step, line) for line in lines), step

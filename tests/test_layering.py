@@ -1,0 +1,120 @@
+"""Imports point one way, and the rules know neither Twisted nor a clock nor a socket.
+
+plugins -> tap -> server | node -> leases, net -> streams, wire -> errors, units
+(docs/architecture.md). Imports are read, not run: what stands in a function
+or under TYPE_CHECKING counts too.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import proxyservice
+
+PACKAGE = Path(proxyservice.__file__).parent
+
+MAY_IMPORT = {
+    "wire": {"wire", "errors"},
+    "streams": {"streams", "wire", "errors"},
+    "leases": {"leases", "wire", "errors", "units"},
+    "net": {"net", "streams", "wire", "errors", "units"},
+    "server": {"server", "leases", "net", "streams", "wire", "errors", "units"},
+    "node": {"node", "net", "streams", "wire", "errors", "units", "state"},
+    "web": {"web", "server", "leases", "net", "wire", "errors", "units"},
+    "errors.py": set(),
+    "units.py": set(),
+    "options.py": set(),
+    "state.py": {"errors"},
+    "__init__.py": set(),
+}
+"""Each folder (or module of its own) and the parts of this package that it may know."""
+
+COMPOSITION_ROOTS = {
+    "tap.py",  # the service
+    "node_tap.py",  # the node as a service
+    "__main__.py",
+    "node/cli.py",  # the commands for people, which may run either side
+    "node/demo.py",  # a service and two nodes in one process
+}
+"""The only places where things are wired together: they may import anything."""
+
+PURE_FOLDERS = ("wire", "streams", "leases")
+IMPURE = {"leases/registry.py", "leases/store.py", "leases/lock.py"}
+PURE_BESIDE = {"errors.py", "units.py", "net/deadlines.py", "server/patience.py"}
+OUTSIDE = {
+    *("twisted", "asyncio", "selectors", "select", "socket", "ssl"),
+    *("time", "datetime", "threading", "multiprocessing", "subprocess", "signal"),
+    *("sqlalchemy", "sqlite3"),
+}
+
+
+def names_in(source: str, package: str) -> Iterator[str]:
+    """Every module, or name in a module, that the source imports, in full."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: 1 - node.level or None] if node.level else []
+            module = ".".join([*parents, *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def own_parts(names: Iterator[str]) -> set[str]:
+    """`proxyservice.wire.lzw` is part `wire`; the package itself (its version) is nobody's."""
+    dotted = (name.split(".") for name in names)
+    parts = {name[1] for name in dotted if name[0] == "proxyservice" and len(name) > 1}
+    return {part for part in parts if not part.startswith("__")}
+
+
+def modules() -> list[str]:
+    paths = (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+    return sorted(str(path) for path in paths if not path.name.endswith("_pb2.py"))
+
+
+def imports(module: str) -> Iterator[str]:
+    path = PACKAGE / module
+    package = ".".join(["proxyservice", *path.relative_to(PACKAGE).parts[:-1]])
+    return names_in(path.read_text(encoding="utf-8"), package)
+
+
+def is_pure(module: str) -> bool:
+    in_folder = module.split("/")[0] in PURE_FOLDERS and module not in IMPURE
+    return in_folder or module in PURE_BESIDE
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if is_pure(m)])
+def test_rules_know_neither_twisted_nor_a_clock_nor_a_socket(module: str) -> None:
+    wrong = sorted({name for name in imports(module) if name.split(".")[0] in OUTSIDE})
+    assert not wrong, f"proxyservice/{module} holds rules; it must not import {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m not in COMPOSITION_ROOTS])
+def test_imports_point_one_way(module: str) -> None:
+    layer = module.split("/")[0]
+    assert layer in MAY_IMPORT, f"say in MAY_IMPORT what proxyservice/{layer} may import"
+    wrong = sorted(own_parts(imports(module)) - MAY_IMPORT[layer])
+    allowed = ", ".join(sorted(MAY_IMPORT[layer])) or "nothing of this package"
+    assert not wrong, (
+        f"proxyservice/{module} imports {', '.join(wrong)}; {layer} may import {allowed}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import proxyservice.tap", {"tap"}),
+        ("from proxyservice import server, __version__", {"server"}),
+        ("from proxyservice.node.cli import main", {"node"}),
+        ("from ..leases import table", {"leases"}),
+        ("from .. import net", {"net"}),
+        ("from . import framing", {"wire"}),
+        ("def later():\n    from ..web.page import x", {"web"}),
+        ("import zlib, proxyservicelike.wire", set()),
+    ],
+)
+def test_every_way_to_import_is_seen(source: str, found: set[str]) -> None:
+    assert own_parts(names_in(source, "proxyservice.wire")) == found

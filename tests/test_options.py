@@ -1,0 +1,41 @@
+"""What is wrong on the command line of a plugin is one line and exit status 2."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from twisted.python import usage
+
+from proxyservice.options import PluginOptions
+
+
+class Options(PluginOptions):
+    command = "example"
+    optParameters: ClassVar[list[list[str | None]]] = [["size", None, "1", "A size."]]
+
+    def postOptions(self) -> None:
+        if self["size"] == "0":
+            raise usage.UsageError("--size: too small")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--size", "0"], "twistd example: --size: too small\n"),
+        (["--sise", "1"], "twistd example: option --sise not recognized\n"),
+        (["--size"], "twistd example: option --size requires argument\n"),
+        (["more"], "twistd example: Wrong number of arguments.\n"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Options().parseOptions(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", line)
+
+
+def test_right_usage() -> None:
+    options = Options()
+    options.parseOptions(["--size", "3"])
+    assert options["size"] == "3"
