@@ -10,30 +10,69 @@ is the ordinary transport: producers, half-close, abort and TLS are Twisted's.
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Callable
+from errno import EAGAIN, EINTR, ENOBUFS
 from typing import Any
 
 from twisted.internet import main, tcp
+from twisted.internet.protocol import Protocol
 
 RECEIVE_BYTES = 256 * 1024
-"""Size of the shared receive buffer: beyond it a read gains nothing."""
+"""Most bytes of one read: beyond it a read gains nothing."""
 
-_RECEIVE_VIEW = memoryview(bytearray(RECEIVE_BYTES))
+HEADROOM_BYTES = 64
+"""Free bytes in front of what was read, for whoever writes a header there (StreamData)."""
+
+RECEIVE_BUFFER = memoryview(bytearray(HEADROOM_BYTES + RECEIVE_BYTES))
+"""The one buffer that all eager transports of this thread read into."""
+
+_LANDING = RECEIVE_BUFFER[HEADROOM_BYTES:]
+_NOT_NOW = (EAGAIN, EINTR, ENOBUFS)
 
 
-class EagerServer(tcp.Server):
-    """An accepted connection; set as `transport` of a listening port to use it.
+class EagerProtocol(Protocol):
+    """A protocol that is lent the bytes instead of being given a copy.
 
-    A protocol with `bufferReceived(view)` gets a view that is valid during the
-    call; any other gets bytes by `dataReceived`.
+    Over a transport that cannot lend (TLS, tests) it gets the same bytes by
+    `dataReceived`, and `receiveRoom` is not asked.
     """
 
+    transport: Any
+
+    def receiveRoom(self) -> int:
+        """How many bytes may be read now; 0: none, and the protocol sees to reading later."""
+        return RECEIVE_BYTES
+
+    def bufferReceived(self, view: memoryview) -> None:
+        """Bytes came; the view ends its life with this call.
+
+        It starts at `HEADROOM_BYTES` of `RECEIVE_BUFFER`, and the bytes before
+        it are the protocol's to overwrite.
+        """
+        raise NotImplementedError
+
+    def dataReceived(self, data: bytes) -> None:
+        self.bufferReceived(memoryview(data))
+
+
+class EagerConnection(tcp.Connection):
+    """What accepted and dialled connections have in common; mixed into Twisted's classes."""
+
     sent_bytes = 0
+    """Bytes that the kernel took, in all."""
+
+    high_bytes = 64 * 1024
+    """A registered push producer is paused when more than this is queued."""
+
+    on_progress: Callable[[], None] | None = None
+    """Called when the kernel took bytes of the queue."""
+
+    _unsent: bytes | bytearray = b""  # what the kernel did not take yet
 
     @property
     def queued_bytes(self) -> int:
         """Bytes written that the kernel has not taken yet."""
-        return len(self.dataBuffer) - self.offset + self._tempDataLen
+        return len(self._unsent)
 
     def write(self, data: bytes | memoryview) -> None:
         """Send what the kernel takes now and queue a copy of the rest.
@@ -41,63 +80,96 @@ class EagerServer(tcp.Server):
         An error is never reported from here: what failed is queued, and the
         reactor meets the same error in its next turn.
         """
-        if self.TLS or self.queued_bytes or not self.connected or self.disconnecting:
+        if self.TLS:
             super().write(bytes(data))
             return
+        if not self.connected or self._writeDisconnected or not data:
+            return
+        if self._unsent:
+            self._unsent += data
+        else:
+            sent = max(0, self._send(data))
+            if sent == len(data):
+                return
+            self._unsent = bytearray(memoryview(data)[sent:])
+            self.startWriting()
+        self._maybePauseProducer()
+
+    def writeSequence(self, iovec: Any) -> None:
+        self.write(b"".join(iovec))
+
+    def _send(self, data: bytes | bytearray | memoryview) -> int:
+        """Return how many bytes the kernel took; -1 when the connection is broken."""
         try:
             sent = self.socket.send(data)
-        except OSError:
-            sent = 0
+        except OSError as error:
+            return 0 if error.errno in _NOT_NOW else -1
         self.sent_bytes += sent
-        if sent < len(data):
-            super().write(bytes(data[sent:]))
-
-    def writeSomeData(self, data: bytes) -> Any:
-        """Count what leaves from the queue; the rest is Twisted's."""
-        sent = super().writeSomeData(data)
-        if isinstance(sent, int) and sent > 0:
-            self.sent_bytes += sent
         return sent
+
+    def _isSendBufferFull(self) -> bool:
+        return len(self._unsent) > self.high_bytes
+
+    def doWrite(self) -> Any:
+        """The kernel has room: send of the queue, then let the producer or the end have its turn.
+
+        The same decisions as in `abstract.FileDescriptor.doWrite`, on one
+        buffer that loses its head instead of being joined anew.
+        """
+        if self._unsent:
+            sent = self._send(self._unsent)
+            if sent < 0:
+                return main.CONNECTION_LOST
+            if sent == len(self._unsent):
+                self._unsent = b""
+            else:
+                del self._unsent[:sent]  # type: ignore[union-attr]  # empty, or a bytearray
+            if self.on_progress is not None:
+                self.on_progress()
+        return None if self._unsent else self._drained()
+
+    def _drained(self) -> Any:
+        self.stopWriting()
+        if self.producer is not None and (self.producerPaused or not self.streamingProducer):
+            self.producerPaused = False
+            self.producer.resumeProducing()
+        elif self.disconnecting:
+            return self._postLoseConnection()
+        elif self._writeDisconnecting:
+            self._writeDisconnected = True
+            return self._closeWriteConnection()  # type: ignore[func-returns-value]  # as Twisted does
+        return None
 
     def doRead(self) -> Any:
         """Read into the shared buffer and lend it to the protocol."""
-        receive = getattr(self.protocol, "bufferReceived", None)
+        protocol = self.protocol
+        receive = getattr(protocol, "bufferReceived", None)
         if receive is None or self.TLS:
             return super().doRead()
-        try:
-            received = self.socket.recv_into(_RECEIVE_VIEW)
-        except BlockingIOError:
+        room = protocol.receiveRoom()  # type: ignore[attr-defined]
+        if not room:
             return None
-        except OSError:
-            return main.CONNECTION_LOST
+        try:
+            received = self.socket.recv_into(_LANDING, room)
+        except OSError as error:
+            return None if error.errno in _NOT_NOW else main.CONNECTION_LOST
         if not received:
             return main.CONNECTION_DONE
-        receive(_RECEIVE_VIEW[:received])
+        receive(_LANDING[:received])
         return None
 
+    def readNow(self) -> None:
+        """Read without waiting for epoll, never from within `bufferReceived`.
 
-KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 15, 5, 3
-USER_TIMEOUT_MILLISECONDS = 30_000
-"""Unacknowledged data for so long means a dead path. Main connections only: a
-zero window counts as dead too, and a visitor may pause reading."""
-
-
-def configure_main_connection(transport: Any) -> None:
-    """Find dead nodes though they need not speak: TCP asks for us."""
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
-    handle = transport.getHandle()
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", USER_TIMEOUT_MILLISECONDS),
-    ):
-        if hasattr(socket, option):
-            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        The end of input, or an error, is left for the reactor to meet again.
+        """
+        if self.connected and not self.disconnecting:
+            self.doRead()
 
 
-def configure_visitor(transport: Any) -> None:
-    """Find dead visitors, however long they choose not to read."""
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
+class EagerServer(EagerConnection, tcp.Server):
+    """An accepted connection; set as `transport` of a listening port to use it."""
+
+
+class EagerClient(EagerConnection, tcp.Client):
+    """A connection dialled with Twisted's own machinery; see `net/dial.py`."""

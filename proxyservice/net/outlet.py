@@ -20,14 +20,16 @@ class Source(Protocol):
     """Something that sends through an outlet."""
 
     def send_turn(self) -> None:
-        """Send one portion now, and wait again if there is more."""
+        """Send one portion now, and wait again if there is more and the outlet is full."""
 
 
 @implementer(IPushProducer)
 class Outlet:
-    """Registered as the transport's producer: paused over 64 KiB queued, resumed when empty.
+    """Registered as the transport's producer: paused while anything is queued.
 
-    ``on_full`` is called when bytes begin to wait, ``on_drain`` when all have left.
+    The kernel's own buffer keeps the line busy; a queue above it would only be
+    copied and add delay. ``on_full`` is called when bytes begin to wait,
+    ``on_drain`` when all have left, before turns are given.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Outlet:
         self._on_drain = on_drain
         self._queue: FairQueue[Source] = FairQueue()
         self.writable = True
+        transport.high_bytes = 0
         transport.registerProducer(self, True)
 
     @property
@@ -50,27 +53,33 @@ class Outlet:
         """Bytes that the kernel took, in all: standing still means a dead or stuck peer."""
         return int(self._transport.sent_bytes)
 
+    @property
+    def contended(self) -> bool:
+        """Sources wait for a turn."""
+        return bool(self._queue)
+
     def write(self, data: bytes | memoryview) -> None:
         """Send; what the kernel does not take is copied and queued."""
         self._transport.write(data)
-        if self.queued_bytes:
-            self._on_full()
 
     def wait(self, source: Source) -> None:
         """The source has data and the outlet is full: it will get a turn."""
         self._queue.wait(source)
 
     def charge(self, source: Source, n_bytes: int) -> None:
-        """The source has sent so many bytes."""
-        self._queue.charge(source, n_bytes)
+        """The source has sent so many bytes; it counts while others wait."""
+        if not self.writable or self._queue:
+            self._queue.charge(source, n_bytes)
 
     def forget(self, source: Source) -> None:
         """The source is gone."""
         self._queue.forget(source)
 
     def pauseProducing(self) -> None:
-        """Twisted's word for: the queue is long."""
-        self.writable = False
+        """Twisted's word for: bytes are queued."""
+        if self.writable:
+            self.writable = False
+            self._on_full()
 
     def resumeProducing(self) -> None:
         """Twisted's word for: the queue is empty. Give turns until it is not."""

@@ -15,7 +15,6 @@ from typing import Protocol as Interface
 
 from google.protobuf.message import Message as ProtoMessage
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from proxyservice.errors import (
@@ -26,7 +25,8 @@ from proxyservice.errors import (
     UnreachableError,
     UntrustedError,
 )
-from proxyservice.net.eager import configure_main_connection
+from proxyservice.net.eager import EagerProtocol
+from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.node.dial import host_port_of
 from proxyservice.node.handshake import Handshake
@@ -92,10 +92,9 @@ class ConnectionOwner(Interface):
         """The transport is gone; ``error`` says why."""
 
 
-class NodeConnection(Protocol):
+class NodeConnection(EagerProtocol):
     """One main connection. ``handshake`` is None towards a server of part A."""
 
-    transport: Any
 
     def __init__(
         self,
@@ -184,10 +183,6 @@ class NodeConnection(Protocol):
                     return
         except (PeerError, RefusedError, UntrustedError) as error:
             self.end(error)
-
-    def dataReceived(self, data: bytes) -> None:
-        """The same over a transport that does not lend its buffer."""
-        self.bufferReceived(memoryview(data))
 
     def _received(self, item: Frame | StreamPiece) -> None:
         if isinstance(item, StreamPiece):

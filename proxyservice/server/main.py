@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message as ProtoMessage
-from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyservice.errors import FrameError, PeerError, RefusedError
 from proxyservice.leases.lease import Identity
 from proxyservice.net.addresses import canonical, format_host_port
-from proxyservice.net.eager import configure_main_connection
+from proxyservice.net.eager import EagerProtocol
+from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.server.node_leases import NodeLeases
 from proxyservice.server.patience import Late, Patience
@@ -37,11 +37,10 @@ SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
 """Nodes depend on this literal: no chain key, and the same after a restart."""
 
 
-class MainConnection(Protocol):
+class MainConnection(EagerProtocol):
     """The connection which a node opened to the service."""
 
     factory: MainFactory
-    transport: Any
 
     def connectionMade(self) -> None:
         """A socket was accepted; nothing is known of its owner yet."""
@@ -81,10 +80,6 @@ class MainConnection(Protocol):
                 self.refuse_peer(FrameError("too many bytes and no ProxyRequest"))
         if view and not self.closing:
             self._decode(view)
-
-    def dataReceived(self, data: bytes) -> None:
-        """The same over a transport that does not lend its buffer (TLS, tests)."""
-        self.bufferReceived(memoryview(data))
 
     def _decode(self, view: memoryview) -> None:
         try:

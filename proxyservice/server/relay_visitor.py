@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from proxyservice.errors import FrameError
 from proxyservice.net.deadlines import Deadlines
-from proxyservice.net.eager import configure_visitor
+from proxyservice.net.eager import RECEIVE_BYTES, EagerProtocol
+from proxyservice.net.keepalive import configure_visitor
 from proxyservice.net.outlet import Outlet
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.wire.relay_check import RelayScanner
 
 
-class RelayVisitor(Protocol):
+class RelayVisitor(EagerProtocol):
     """Reads only while the node's connection takes data; a bad frame ends this visitor alone."""
-
-    transport: Any
 
     def __init__(
         self,
@@ -40,10 +37,18 @@ class RelayVisitor(Protocol):
         self._gone = gone
         self._began_at: float | None = None  # when the unfinished frame began
         self._over = False
+        self._waiting = False  # for a turn of the outlet, unread meanwhile
 
     def connectionMade(self) -> None:
         """The visitor is there."""
-        configure_visitor(self.transport)
+        configure_visitor(self.transport.getHandle())
+
+    def receiveRoom(self) -> int:
+        """Nothing is read while the node's connection is full: what waits stays in the kernel."""
+        if self._outlet.writable:
+            return RECEIVE_BYTES
+        self._wait()
+        return 0
 
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes of the visitor; the view is valid during the call only."""
@@ -61,16 +66,20 @@ class RelayVisitor(Protocol):
         self._outlet.charge(self, len(view))
         self._watch_the_clock(begun_anew=relayed > 0)
         if not self._outlet.writable:
-            self.transport.pauseProducing()
-            self._outlet.wait(self)
+            self._wait()
 
-    def dataReceived(self, data: bytes) -> None:
-        """The same over a transport that does not lend its buffer."""
-        self.bufferReceived(memoryview(data))
+    def _wait(self) -> None:
+        if not self._waiting:
+            self._waiting = True
+            self.transport.pauseProducing()
+        self._outlet.wait(self)
 
     def send_turn(self) -> None:
-        """The outlet has room: read on, at once."""
-        self.transport.resumeProducing()
+        """The outlet has room: read on, at once, and by the reactor if it still has room then."""
+        self.transport.readNow()
+        if self._outlet.writable and not self._over:
+            self._waiting = False
+            self.transport.resumeProducing()
 
     def _watch_the_clock(self, *, begun_anew: bool) -> None:
         """A frame must be complete in time, however slowly its bytes come."""

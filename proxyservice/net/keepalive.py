@@ -1,0 +1,39 @@
+"""Socket options that find dead peers, for those who may not be silent and those who may."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 15, 5, 3
+USER_TIMEOUT_MILLISECONDS = 30_000
+"""Unacknowledged data for so long means a dead path. Main connections only: a
+zero window counts as dead too, and a visitor may pause reading."""
+
+UNSENT_BYTES = 128 * 1024
+"""TCP_NOTSENT_LOWAT: what the kernel holds beyond what is on its way, so that a
+small stream never waits behind megabytes of a bulk stream in the send buffer."""
+
+_MAIN_OPTIONS = (
+    ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
+    ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+    ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ("TCP_USER_TIMEOUT", USER_TIMEOUT_MILLISECONDS),
+    ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
+)
+
+
+def configure_main_connection(transport: Any) -> None:
+    """Find dead peers though they need not speak: TCP asks for us."""
+    transport.setTcpNoDelay(True)
+    transport.setTcpKeepAlive(True)
+    handle = transport.getHandle()
+    for option, value in _MAIN_OPTIONS:
+        if hasattr(socket, option):
+            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def configure_visitor(handle: socket.socket) -> None:
+    """Find dead visitors and origins, however long they choose not to read."""
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
