@@ -1,0 +1,98 @@
+"""What is exposed: targets as people write them.
+
+Reads text; dials nothing. Endpoint strings are Twisted's, and Twisted says
+whether they make sense.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.endpoints import HostnameEndpoint, clientFromString
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from proxyservice.node.dial import split_host_port
+
+EXPECTED = "write a port (8080), HOST:PORT, or a client endpoint (unix:/run/app.sock)"
+
+LOOPBACKS = ("127.0.0.1", "::1")
+"""Where a bare port is dialled: servers on a developer's machine listen on either."""
+
+_ENDPOINT = re.compile("(?:tcp|unix|ssl|tls):")
+"""Begins an endpoint string of Twisted's own; a host of such a name is `tcp:NAME:PORT`."""
+
+_PORT = re.compile("[0-9]{1,5}")
+_NUMBERS = re.compile("[0-9.]+")
+_NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One local server. Either ``hosts`` or ``endpoint`` says how to reach it."""
+
+    name: str
+    """As typed; it is the origin address of the lease."""
+    hosts: tuple[tuple[str, int], ...] = ()
+    """IP addresses and ports, to be dialled in this order."""
+    endpoint: str = ""
+    """A client endpoint string."""
+
+    def client_endpoint(self, reactor: Any) -> IStreamClientEndpoint:
+        """How to reach a target that has no ``hosts``; names are resolved at each connect."""
+        try:
+            host, port = split_host_port(self.endpoint.removeprefix("tcp:"))
+        except ValueError:
+            endpoint: IStreamClientEndpoint = clientFromString(reactor, self.endpoint)
+        else:
+            endpoint = HostnameEndpoint(reactor, host, port)
+        return endpoint
+
+
+def parse_target(text: str) -> Target:
+    """Read one TARGET. Raises ValueError with one line that says what is expected."""
+    if _PORT.fullmatch(text):
+        if not 0 < int(text) < 65536:
+            raise ValueError(f"{text!r} is no port; from 1 to 65535")
+        return Target(text, hosts=tuple((host, int(text)) for host in LOOPBACKS))
+    if _NOT_PRINTED.search(text):
+        raise _no_target(text)
+    at_host = text.removeprefix("tcp:")
+    try:
+        host, port = split_host_port("" if _ENDPOINT.match(at_host) else at_host)
+    except ValueError:
+        _check_endpoint(text)
+        return Target(text, endpoint=text)
+    if host == "localhost":
+        return Target(text, hosts=tuple((loopback, port) for loopback in LOOPBACKS))
+    if _is_address(host):
+        return Target(text, hosts=((host, port),))
+    if at_host.startswith("[") or _NUMBERS.fullmatch(host):
+        raise _no_target(text)
+    return Target(text, endpoint=f"tcp:{at_host}")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_endpoint(text: str) -> None:
+    from twisted.internet import reactor
+
+    if text.endswith(":"):
+        raise _no_target(text)
+    try:
+        clientFromString(reactor, text)
+    except Exception as error:  # whatever a parser, which may be a plugin, raises
+        why = f"; Twisted says: {' '.join(str(error).split())}" if _ENDPOINT.match(text) else ""
+        raise _no_target(text, why) from None
+
+
+def _no_target(text: str, why: str = "") -> ValueError:
+    return ValueError(f"{text!r} is no target; {EXPECTED}{why}")
