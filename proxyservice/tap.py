@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +14,17 @@ from twisted.application.service import Service
 from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
-from proxyservice.errors import ProxyServiceError, StartError
+from proxyservice.errors import StartError
 from proxyservice.leases.lease import LeaseTimes
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.store import LeaseStore, sqlite_url
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.options import PluginOptions
+from proxyservice.process import ExplainedStart, exit_cleanly_on_signals
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.ports import ProxyPorts
-from proxyservice.server.service import ProxyService, StateLock, exit_cleanly_on_signals
+from proxyservice.server.service import ProxyService, StateLock
 from proxyservice.state import state_directory
 from proxyservice.units import parse_duration, parse_port_range, parse_size
 
@@ -184,27 +184,5 @@ def makeService(options: Options) -> Service:
     )
     services.append(service)
     reactor.callWhenRunning(exit_cleanly_on_signals, reactor)
-    return _Started(service, (getattr(options, "parent", None) or {}).get("pidfile"))
-
-
-class _Started(Service):
-    """Turns an error of the start into one line and exit status 1, with no traceback."""
-
-    def __init__(self, inner: ProxyService, pidfile: str | None) -> None:
-        self._inner = inner
-        self._pidfile = pidfile
-
-    def startService(self) -> None:
-        super().startService()
-        try:
-            self._inner.startService()
-        except ProxyServiceError as error:
-            # twistd has turned sys.stderr into its log
-            print(f"proxyservice: {error}", file=sys.__stderr__)
-            if self._pidfile:
-                Path(self._pidfile).unlink(missing_ok=True)
-            raise SystemExit(1) from None
-
-    def stopService(self) -> Any:
-        super().stopService()
-        return self._inner.stopService()
+    pidfile = (getattr(options, "parent", None) or {}).get("pidfile")
+    return ExplainedStart(service, "proxyservice", pidfile)

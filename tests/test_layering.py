@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "errors.py": set(),
     "units.py": set(),
     "options.py": set(),
+    "process.py": {"errors"},
     "state.py": {"errors"},
     "__init__.py": set(),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,23 +172,3 @@ class ProxyService(Service):
         yield stopped
         self._lock.release()
         log.info("stopped; every lease is remembered")
-
-
-def exit_cleanly_on_signals(reactor: Any) -> None:
-    """Stop on SIGTERM and SIGINT with exit status 0, at once on the second one.
-
-    To be called when the reactor has installed its own handlers, which would
-    make a clean stop look like a death by signal.
-    """
-
-    def stop(number: int, frame: object) -> None:
-        for again in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(again, signal.SIG_DFL)
-        reactor.callFromThread(stop_once)
-
-    def stop_once() -> None:
-        if reactor.running:
-            reactor.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)

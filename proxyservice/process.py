@@ -1,0 +1,70 @@
+"""How our own processes begin and end: errors of the start in one line, signals without noise.
+
+For processes that are ours alone; a library in somebody else's leaves signals be.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+
+from proxyservice.errors import ProxyServiceError
+
+START_FAILED_STATUS = 1
+
+
+def on_first_signal(reactor: Any, stop: Callable[[], None]) -> None:
+    """Call ``stop()`` on SIGTERM or SIGINT; the second one ends the process at once.
+
+    To be called when the reactor has installed its own handlers, which would
+    make a clean stop look like a death by signal.
+    """
+
+    def received(number: int, frame: object) -> None:
+        for again in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(again, signal.SIG_DFL)
+        reactor.callFromThread(stop)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, received)
+
+
+def exit_cleanly_on_signals(reactor: Any) -> None:
+    """Stop the reactor on SIGTERM and SIGINT, with exit status 0."""
+
+    def stop() -> None:
+        if reactor.running:
+            reactor.stop()
+
+    on_first_signal(reactor, stop)
+
+
+class ExplainedStart(Service):
+    """A service under twistd whose failing start is one line and exit status 1, no traceback."""
+
+    def __init__(self, inner: Service, command: str, pidfile: str | None) -> None:
+        self._inner = inner
+        self._command = command
+        self._pidfile = pidfile
+
+    def startService(self) -> None:
+        """Start the service inside; what it cannot do is told on the real stderr."""
+        super().startService()
+        try:
+            self._inner.startService()
+        except ProxyServiceError as error:
+            # twistd has turned sys.stderr into its log
+            print(f"{self._command}: {error}", file=sys.__stderr__)
+            if self._pidfile:
+                Path(self._pidfile).unlink(missing_ok=True)
+            raise SystemExit(START_FAILED_STATUS) from None
+
+    def stopService(self) -> Any:
+        """Stop the service inside."""
+        super().stopService()
+        return self._inner.stopService()
