@@ -70,6 +70,19 @@ class NodeEvents:
             seconds=retry_seconds,
         )
 
+    def target_down(self, target: str, reason: str, *, visitors: int = 1) -> None:
+        """A target (as typed) cannot be dialled; its visitors were closed.
+
+        ``visitors``: how many since this was last said; a flood of them is told
+        now and then, not one by one.
+        """
+        self.log.warn(
+            "target {target} is down: {reason} ({visitors} visitors closed)",
+            target=target,
+            reason=reason,
+            visitors=visitors,
+        )
+
     def gave_up(self, error: ProxyServiceError) -> None:
         """No server is left that could serve this node; it does nothing more."""
         self.log.error("giving up: {why}", why=error)
