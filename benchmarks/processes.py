@@ -20,6 +20,8 @@ from pathlib import Path
 
 STOP_SECONDS = 3.0  # between SIGTERM and SIGKILL
 POLL_SECONDS = 0.02
+# Between two readings of CPU time that have to agree, and how long to wait for that.
+QUIET_SECONDS, SETTLE_SECONDS = 0.1, 3.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1
@@ -171,6 +173,19 @@ def cpu_seconds(roots: Iterable[Process]) -> float:
         with contextlib.suppress(OSError):
             ticks += sum(int(field) for field in _stat_fields(pid)[11:15])
     return ticks / _TICKS_PER_SECOND
+
+
+def settled_cpu_seconds(roots: Sequence[Process]) -> float:
+    """As `cpu_seconds`, once two readings agree: what ends with a load has ended and is counted.
+
+    A child that ends between the reading of its parent and its own would be missed.
+    """
+    deadline = time.monotonic() + SETTLE_SECONDS
+    before, now = -1.0, cpu_seconds(roots)
+    while before != now and time.monotonic() < deadline:
+        time.sleep(QUIET_SECONDS)
+        before, now = now, cpu_seconds(roots)
+    return now
 
 
 def resident_bytes(roots: Iterable[Process]) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks.origin import Ports
 from benchmarks.peers.base import Peer
-from benchmarks.processes import cpu_seconds, run
+from benchmarks.processes import run, settled_cpu_seconds
 
 # A load program that is told to run S seconds gets this long to start and end.
 SPARE_SECONDS = 20.0
@@ -40,7 +40,8 @@ class Link:
 
     def cpu_seconds(self) -> tuple[float, float]:
         """Spent so far by the server end and by the node end."""
-        return cpu_seconds(self.peer.server_end), cpu_seconds(self.peer.node_end)
+        server, node = self.peer.server_end, self.peer.node_end
+        return settled_cpu_seconds(server), settled_cpu_seconds(node)
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,8 @@ class Peer(ABC):
             return ""
         command = [tools.need(cls.version_command[0]), *cls.version_command[1:]]
         lines = run(["sh", "-c", '"$@" 2>&1', "sh", *command], 10.0).splitlines()
-        return next(
-            (s.strip() for s in lines if any(c.isdigit() for c in s) and "Time" not in s), ""
-        )
+        numbered = (s for s in lines if any(c.isdigit() for c in s) and "Time" not in s)
+        return " ".join(next(numbered, "").split())
 
     def start(self, target: Ports) -> Ports:
         """Start both ends; the public ports, once all three services answer there."""

@@ -7,7 +7,6 @@ installed there.
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ START_SECONDS = 20.0
 LEASE_PORTS = 64
 # The project's default range; busy ports in it are skipped by the server.
 FIRST_LEASE_PORT, LAST_LEASE_PORT = 20000, 29999
-_range_starts = itertools.cycle(range(FIRST_LEASE_PORT, LAST_LEASE_PORT - LEASE_PORTS, LEASE_PORTS))
+_next_lease_port = FIRST_LEASE_PORT
 BESIDE_PYTHON = Path(sys.executable).parent
 
 
@@ -71,7 +70,7 @@ class ProxyService(Peer):
 def start_server(scene: Scene, lease_ports: int, *options: str) -> tuple[Process, str]:
     """Start a server with a fresh state directory; it, and its main port as ``host:port``."""
     side, port = scene.relay, free_port()
-    low = next(_range_starts) if lease_ports <= LEASE_PORTS else FIRST_LEASE_PORT
+    low = _lease_range(lease_ports)
     state = scene.directory / f"state-{port}"
     state.mkdir()
     command = [str(BESIDE_PYTHON / "twistd"), "-n", "--pidfile", "", "proxyservice"]
@@ -79,3 +78,13 @@ def start_server(scene: Scene, lease_ports: int, *options: str) -> tuple[Process
     command += ["--ports", f"{low}-{low + lease_ports - 1}", "--state-dir", str(state), *options]
     process = scene.start(side, "server", command)
     return process, f"{side.address}:{port}"
+
+
+def _lease_range(width: int) -> int:
+    """First port of a range that no server started shortly before has."""
+    global _next_lease_port
+    if _next_lease_port + width > LAST_LEASE_PORT + 1:
+        _next_lease_port = FIRST_LEASE_PORT
+    low = _next_lease_port
+    _next_lease_port += width
+    return low
