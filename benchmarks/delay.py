@@ -18,18 +18,19 @@ from benchmarks.scene import Scene, Side
 
 DELAY_MS = 50.0  # added to a round trip, half in each direction
 LOSS_PERCENT = 0.1  # of packets, in each direction
-QUEUE_PACKETS = (
-    65536  # more than 50 ms of the fastest run, so that the wire itself drops nothing else
-)
+# More than 50 ms of the fastest run, so that the wire itself drops nothing else.
+QUEUE_PACKETS = 65536
 RELAY_ADDRESS, NODE_ADDRESS = "198.18.0.1", "198.18.0.2"
 COMMAND_SECONDS = 10.0
+NAMESPACES = Path("/run/netns")
+PREFIX = "bench-"
 
 
 class DelayedScene:
     """Makes the two namespaces and the wire; `scene` is where to run things."""
 
     def __init__(self, directory: Path) -> None:
-        self._names = {s: f"bench-{s}-{os.getpid()}" for s in ("relay", "node")}
+        self._names = {s: f"{PREFIX}{s}-{os.getpid()}" for s in ("relay", "node")}
         relay, node = self._names["relay"], self._names["node"]
         self._ip = tools.find("ip") or "ip"
         self._box: Process | None = None
@@ -44,6 +45,7 @@ class DelayedScene:
     def start(self) -> None:
         """BenchmarkError, with everything undone, where it is not permitted."""
         try:
+            self._clean()
             for name in self._names.values():
                 self._run("netns", "add", name)
                 self._run("-n", name, "link", "set", "lo", "up")
@@ -60,22 +62,16 @@ class DelayedScene:
             with contextlib.suppress(BenchmarkError):
                 self._run("netns", "delete", name)
 
+    def _clean(self) -> None:
+        """Delete what a benchmark that was killed has left."""
+        for path in NAMESPACES.glob(f"{PREFIX}*"):
+            if not Path("/proc", path.name.rpartition("-")[2]).exists():
+                self._run("netns", "delete", path.name)
+
     def _connect(self) -> None:
         relay, node = self._names["relay"], self._names["node"]
-        self._run(
-            "link",
-            "add",
-            "wire",
-            "netns",
-            relay,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "wire",
-            "netns",
-            node,
-        )
+        far_end = ["peer", "name", "wire", "netns", node]
+        self._run("link", "add", "wire", "netns", relay, "type", "veth", *far_end)
         try:
             for name in (relay, node):
                 self._netem(name)
@@ -93,14 +89,8 @@ class DelayedScene:
 
     def _netem(self, name: str) -> None:
         tc = tools.need("tc")
-        shape = [
-            "delay",
-            f"{DELAY_MS / 2:g}ms",
-            "loss",
-            f"{LOSS_PERCENT:g}%",
-            "limit",
-            str(QUEUE_PACKETS),
-        ]
+        shape = ["delay", f"{DELAY_MS / 2:g}ms", "loss", f"{LOSS_PERCENT:g}%"]
+        shape += ["limit", str(QUEUE_PACKETS)]
         command = [tc, "-n", name, "qdisc", "add", "dev", "wire", "root", "netem", *shape]
         run(command, COMMAND_SECONDS)
 
