@@ -43,6 +43,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 OUR_COLOUR, OTHER_COLOUR = "#c8553d", "#6b7f94"
 PANEL_INCHES = (3.4, 3.0)
+LEAST_WIDTH_INCHES = 6.8  # what a title needs
 
 
 def draw(results: Results, directory: Path) -> list[Path]:
@@ -57,7 +58,7 @@ def draw(results: Results, directory: Path) -> list[Path]:
         present = [row for row in rows if row in results.rows]
         if not present:
             continue
-        size = (PANEL_INCHES[0] * len(present), PANEL_INCHES[1])
+        size = (max(PANEL_INCHES[0] * len(present), LEAST_WIDTH_INCHES), PANEL_INCHES[1])
         figure, axes = plt.subplots(1, len(present), figsize=size, squeeze=False)
         for axis, row in zip(axes[0], present, strict=True):
             _bars(axis, results, row)
