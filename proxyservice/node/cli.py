@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,45 @@ from twisted.python.failure import Failure
 
 from proxyservice import __version__
 from proxyservice.errors import ProxyServiceError
-from proxyservice.node.keys import create_key, fingerprint
+from proxyservice.node.keys import create_key, load_key
+from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class OneLineErrors(click.Group):
+    """Says what is wrong in one line, without the usage that click puts before it."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the options before the command's name."""
+        with _one_line():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Find the command, read its options, run it."""
+        with _one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        if "\n" not in error.format_message():  # the whole help, when nothing was asked for
+            error.ctx = None
+        raise
+    except ProxyServiceError as error:
+        raise click.ClickException(str(error)) from None
+
+
+KEY_OPTION = click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Key file.  [default: node.key in the state directory]",
+)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="proxyservice")
 def main() -> None:
     """Public addresses for nodes behind NAT."""
@@ -33,27 +69,69 @@ def demo() -> None:
 
 
 @main.command()
-@click.option(
-    "--key",
-    "path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File to create.  [default: node.key in the state directory]",
-)
-def keygen(path: Path | None) -> None:
+@KEY_OPTION
+def keygen(key: Path | None) -> None:
     """Create a node key and print its fingerprint."""
-    path = path or state_directory() / KEY_FILE
+    path = key or state_directory() / KEY_FILE
+    click.echo(f"{path} {fingerprint_of(create_key(path))}")
+
+
+@main.command()
+@KEY_OPTION
+def fingerprint(key: Path | None) -> None:
+    """Print the fingerprint of a node key."""
+    path = key or state_directory() / KEY_FILE
+    click.echo(f"{path} {fingerprint_of(load_key(path))}")
+
+
+@main.command()
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option(
+    "--via",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    required=True,
+    help="Relay, port 6008 by default; more than one are tried in turn.",
+)
+@KEY_OPTION
+@click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Ask for this port.")
+@click.option("--label", metavar="TEXT", default="", help="Text for the relay's operator.")
+@click.option(
+    "--proxy-protocol",
+    type=click.Choice(["v1", "v2"]),
+    help="Tell the target the visitor's address by HAProxy's PROXY protocol.",
+)
+@click.option("--release", is_flag=True, help="Give the address back at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an event.")
+def expose(targets: tuple[str, ...], via: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Give local servers public addresses, until interrupted.
+
+    TARGET is a port number, HOST:PORT, or a client endpoint such as
+    unix:/run/app.sock. For each, one line says where it is reached. The same
+    key gets the same address again.
+
+    Exit status: 0 when interrupted, 3 when another process with the same key
+    took over, 1 when no relay will serve, 2 for wrong usage.
+    """
+    from proxyservice.node import expose as exposing
+    from proxyservice.node.exposure import read_settings
+
     try:
-        key = create_key(path)
-    except ProxyServiceError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(f"{path} {fingerprint(key)}")
+        settings = read_settings(targets, via, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    work = partial(
+        exposing.expose, settings=settings, as_json=as_json, stdout=sys.stdout, stderr=sys.stderr
+    )
+    sys.exit(run_reactor(work))
 
 
 def run_reactor(work: Callable[[Any], Deferred[Any]]) -> int:
     """Run the reactor until the work is done; return the exit status.
 
-    The clock of the reactor becomes the monotonic one, before anything is
-    scheduled: this process is ours.
+    The work's result is the status, None stands for 0. The clock of the
+    reactor becomes the monotonic one, before anything is scheduled: this
+    process is ours.
     """
     from twisted.internet import reactor as installed
 
@@ -73,11 +151,13 @@ def run_reactor(work: Callable[[Any], Deferred[Any]]) -> int:
 
 def _status(result: Any) -> int:
     if not isinstance(result, Failure):
-        return 0
+        return result or 0
     if result.check(ProxyServiceError):
-        click.echo(f"Error: {result.getErrorMessage()}", err=True)
+        text = result.getErrorMessage()
     elif result.check(TimeoutError, CancelledError):
-        click.echo("Error: it takes too long; giving up", err=True)
+        text = "it takes too long; giving up"
     else:
-        result.printTraceback(sys.stderr)
+        error = result.value
+        text = f"this is a mistake of ours: {type(error).__name__}: {error}"
+    click.echo(f"Error: {text}", err=True)
     return 1

@@ -5,6 +5,7 @@ Subclass to print, count or show; nothing depends on what these methods do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
@@ -61,6 +62,14 @@ class NodeEvents:
             seconds=retry_seconds,
         )
 
+    def released(self, lease: NodeLease) -> None:
+        """The address was given back to the server."""
+        self.log.info("{address} was released", address=lease.address)
+
+    def not_released(self, lease: NodeLease) -> None:
+        """The address was to be given back, and no server could be told: it stays remembered."""
+        self.log.warn("{address} was not released: no connection", address=lease.address)
+
     def disconnected(self, server: str, error: ProxyServiceError, retry_seconds: float) -> None:
         """No connection to ``server``, or no longer; the next attempt is ``retry_seconds`` away."""
         self.log.warn(
@@ -86,3 +95,30 @@ class NodeEvents:
     def gave_up(self, error: ProxyServiceError) -> None:
         """No server is left that could serve this node; it does nothing more."""
         self.log.error("giving up: {why}", why=error)
+
+
+class EndingEvents(NodeEvents):
+    """Tells when a node is of no use any more: it gave up, or all its leases were refused.
+
+    ``end(error)`` is called once, after the event itself.
+    """
+
+    def __init__(self, leases: int, end: Callable[[ProxyServiceError], None]) -> None:
+        self._leases = leases
+        self._end = end
+
+    def lease_refused(self, lease: NodeLease, error: RefusedError) -> None:
+        """One less."""
+        super().lease_refused(lease, error)
+        self._lost(1, error)
+
+    def gave_up(self, error: ProxyServiceError) -> None:
+        """All of them."""
+        super().gave_up(error)
+        self._lost(self._leases, error)
+
+    def _lost(self, leases: int, error: ProxyServiceError) -> None:
+        if leases:
+            self._leases -= leases
+            if not self._leases:
+                self._end(error)

@@ -1,6 +1,13 @@
-"""What twistd finds."""
+"""What twistd and endpoint strings find. Loaded by every program that looks for plugins: light."""
 
 from twisted.application.service import ServiceMaker
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IStreamServerEndpoint,
+    IStreamServerEndpointStringParser,
+)
+from twisted.plugin import IPlugin
+from zope.interface import implementer
 
 proxyservice = ServiceMaker(
     "proxyservice",
@@ -8,3 +15,29 @@ proxyservice = ServiceMaker(
     "Lease public addresses to nodes behind NAT",
     "proxyservice",
 )
+
+proxynode = ServiceMaker(
+    "proxynode",
+    "proxyservice.node_tap",
+    "Give local servers public addresses",
+    "proxynode",
+)
+
+
+@implementer(IPlugin, IStreamServerEndpointStringParser)
+class ProxiedEndpointParser:
+    """`proxied:HOST[:PORT]` wherever an endpoint string is taken (docs/node.md)."""
+
+    prefix = "proxied"
+
+    def parseStreamServer(
+        self, reactor: IReactorCore, *args: object, **kwargs: object
+    ) -> IStreamServerEndpoint:
+        """Raise ValueError for what cannot be read."""
+        from proxyservice.node.endpoint import parse_endpoint
+
+        options = {name: str(value) for name, value in kwargs.items()}
+        return parse_endpoint(reactor, [str(arg) for arg in args], options)
+
+
+proxied = ProxiedEndpointParser()

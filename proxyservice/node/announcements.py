@@ -1,0 +1,181 @@
+"""What `proxyservice expose` says: addresses on stdout, the rest on stderr, JSON to programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.node.events import EndingEvents
+from proxyservice.node.lease import NodeLease
+from proxyservice.node.progress import LiveLine, Traffic, printable, summary_line
+from proxyservice.node.reminders import Reminders
+from proxyservice.wire import proxyservice_pb2 as pb
+
+STILL_DISCONNECTED_SECONDS = 60.0
+"""While no server can be reached, it is said so often."""
+
+
+class Announcements(EndingEvents):
+    """One line an event for people; with ``as_json`` also one object an event on stdout."""
+
+    def __init__(
+        self,
+        stdout: TextIO,
+        line: LiveLine,
+        *,
+        as_json: bool,
+        leases: int,
+        end: Callable[[ProxyServiceError], None],
+        clock: Any,
+    ) -> None:
+        super().__init__(leases, end)
+        self._stdout = stdout
+        self._line = line
+        self._as_json = as_json
+        self._clock = clock
+        self._outages = Reminders(STILL_DISCONNECTED_SECONDS)
+
+    # ------------------------------------------------------------ where to
+
+    def _tell(self, event: str, line: str = "", **fields: Any) -> None:
+        """``line`` is for people and may be empty, the rest for programs."""
+        if line:
+            self.say(line)
+        if self._as_json:
+            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            self._print(json.dumps({"event": event, "time": now, **fields}))
+
+    def say(self, line: str) -> None:
+        """One line on stderr, with the time of day."""
+        self._line.say(f"{datetime.now():%H:%M:%S} {line}")
+
+    def _print(self, line: str) -> None:
+        self._line.clear()  # both may be the same terminal
+        try:
+            self._stdout.write(line + "\n")
+            self._stdout.flush()
+        except OSError:
+            # whoever read has gone (`| head -1`); what is exposed stays so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
+
+    # -------------------------------------------------------------- events
+
+    def started(self, key_file: Path, fingerprint: str) -> None:
+        """The key is there; nothing is connected yet."""
+        self._tell(
+            "started",
+            f"key {fingerprint} in {key_file}",
+            key_file=str(key_file),
+            fingerprint=fingerprint,
+        )
+
+    def connecting(self, server: str) -> None:
+        """Each attempt would be too much to say."""
+
+    def connected(self, server: str, local_address: str) -> None:
+        """The address follows, or a refusal."""
+        self._outages.over(server)
+        self._tell("connected", f"connected to {server}", server=server)
+
+    def addressed(self, lease: NodeLease, *, changed: bool) -> None:
+        """The one line that scripts wait for; after a mere reconnect it is not repeated."""
+        fields: dict[str, Any] = {"target": lease.origin, "address": lease.address}
+        if not changed:
+            self._tell("resumed", f"{lease.origin} is reached at {lease.address} again", **fields)
+        elif self._as_json:
+            self._tell("exposed", **fields)
+        else:
+            self._print(printable(f"exposed {lease.origin} at {lease.address}"))
+
+    def port_unavailable(self, lease: NodeLease, error: RefusedError) -> None:
+        """Not the wanted port, but one all the same."""
+        self._tell(
+            "port_unavailable",
+            f"port {lease.wanted_port} cannot be had ({error}); asking for any other",
+            target=lease.origin,
+            port=lease.wanted_port,
+            reason=str(error),
+        )
+
+    def lease_delayed(self, lease: NodeLease, error: RefusedError, retry_seconds: float) -> None:
+        """The others of this node go on."""
+        self._tell(
+            "delayed",
+            f"no address for {lease.origin} yet: {error}; asking again in {retry_seconds:.1f} s",
+            target=lease.origin,
+            reason=str(error),
+            retry_seconds=round(retry_seconds, 3),
+        )
+
+    def lease_refused(self, lease: NodeLease, error: RefusedError) -> None:
+        """Final for this target."""
+        self._tell(
+            "refused",
+            f"no address for {lease.origin}: {error}",
+            target=lease.origin,
+            reason=str(error),
+        )
+        self._lost(1, error)
+
+    def disconnected(self, server: str, error: ProxyServiceError, retry_seconds: float) -> None:
+        """Said when it begins, then once a minute."""
+        count = self._outages.due(server, self._clock.seconds())
+        reason = str(error).rstrip(".")
+        line = f"{server}: {reason}; trying again in {retry_seconds:.1f} s" if count else ""
+        self._tell(
+            "disconnected",
+            line + (f" ({count} attempts)" if count > 1 else ""),
+            server=server,
+            reason=reason,
+            retry_seconds=round(retry_seconds, 3),
+        )
+
+    def target_down(self, target: str, reason: str, *, visitors: int = 1) -> None:
+        """The visitors saw a clean close."""
+        reason = reason.rstrip(".")
+        more = f" ({visitors} visitors closed)" if visitors > 1 else ""
+        self._tell(
+            "target_down",
+            f"target {target} is down: {reason}{more}",
+            target=target,
+            reason=reason,
+            visitors=visitors,
+        )
+
+    def released(self, lease: NodeLease) -> None:
+        """Whoever comes next may get it."""
+        fields: dict[str, Any] = {"target": lease.origin, "address": lease.address}
+        self._tell("released", f"{lease.address} was released", **fields)
+
+    def not_released(self, lease: NodeLease) -> None:
+        """Nobody could be told."""
+        self._tell(
+            "not_released",
+            f"{lease.address} was not released: no connection; it stays remembered",
+            target=lease.origin,
+            address=lease.address,
+        )
+
+    def gave_up(self, error: ProxyServiceError) -> None:
+        """The exit status says the same (docs/node.md)."""
+        if isinstance(error, RefusedError) and error.code == pb.REFUSAL_SUPERSEDED:
+            line = f"superseded: {error}; another process has this key and goes on in our place"
+            self._tell("superseded", line, reason=str(error))
+        else:
+            self._tell("gave_up", f"giving up: {error}", reason=str(error))
+        self._lost(self._leases, error)
+
+    def ended(self, traffic: Traffic) -> None:
+        """The last word."""
+        self._tell(
+            "ended",
+            f"ended: {summary_line(traffic)}",
+            visitors_total=traffic.visitors_total,
+            bytes_in=traffic.bytes_in,
+            bytes_out=traffic.bytes_out,
+        )

@@ -1,0 +1,223 @@
+"""A Twisted server endpoint at a proxy address: any server is reached there, with no local port.
+
+Endpoints with the same servers and key share one node, and so one main
+connection; they differ by their origin address. The node runs while one of
+them listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from proxyservice.errors import ProxyServiceError, StartError
+from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.node.dial import Server, parse_server
+from proxyservice.node.identity import NodeIdentity
+from proxyservice.node.keys import load_or_create_key
+from proxyservice.node.known_relays import KnownRelays
+from proxyservice.node.lease import NodeLease
+from proxyservice.node.node import Node
+from proxyservice.node.state import KEY_FILE, KNOWN_RELAYS_FILE, state_directory
+from proxyservice.node.streams import FactoryAcceptor, Visit, tcp_address
+from proxyservice.streams.multiplexer import Stream
+from proxyservice.wire import proxyservice_pb2 as pb
+
+EXPECTED = "write proxied:HOST[:PORT] or proxied:servers=HOST[:PORT],..."
+
+
+@implementer(IStreamServerEndpoint)
+class ProxiedServerEndpoint:
+    """Listens at the proxy address that ``servers`` lease to ``key`` and ``origin``.
+
+    ``servers`` is a failover list of `HOST[:PORT]` or `Server`; ``key`` a key
+    file, made on first use, by default the one in the state directory, where
+    the known relays are kept too. ``release``: give the address back when the
+    port stops listening; otherwise it stays remembered. Raises StartError for
+    servers that cannot be read.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        servers: Sequence[str | Server],
+        *,
+        key: Path | str | None = None,
+        origin: str = "",
+        release: bool = False,
+    ) -> None:
+        self._reactor = reactor
+        self._servers = tuple(parse_server(server, reactor) for server in servers)
+        self._key_file = None if key is None else Path(key).absolute()
+        self._origin = origin
+        self._release = release
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Fire when visitors can come; until a server is reached it is tried again and again.
+
+        Fails with StartError (the key), RefusedError or UntrustedError when no
+        server will have this node, ValueError when the origin listens already.
+        """
+        try:
+            shared = _shared_node(self._reactor, self._servers, self._key_file)
+            lease = shared.open(self._origin, protocolFactory)
+        except (StartError, ValueError) as error:
+            return fail(error)
+        port = ProxiedPort(shared, lease, protocolFactory, self._release)
+
+        def failed(failure: Failure) -> Deferred[Any]:
+            return port.stopListening().addCallback(lambda _: failure)
+
+        listening: Deferred[Any] = lease.when_addressed()
+        return listening.addCallbacks(lambda _: port, failed)
+
+
+@implementer(IListeningPort)
+class ProxiedPort:
+    """A proxy address that is listened at. It stays the same while the node reconnects."""
+
+    def __init__(
+        self, shared: _SharedNode, lease: NodeLease, factory: IProtocolFactory, release: bool
+    ) -> None:
+        self._shared = shared
+        self._lease = lease
+        self._factory = factory
+        self._release = release
+        self._stopped: Deferred[None] | None = None
+
+    def startListening(self) -> None:
+        """It listens from the beginning."""
+
+    def stopListening(self) -> Deferred[None]:
+        """Let no visitor in any more; the last port of a node ends its connections too."""
+        if self._stopped is None:
+            self._stopped = self._shared.close(self._lease, release=self._release)
+            self._factory.doStop()
+        done: Deferred[None] = Deferred()
+        self._stopped.addBoth(lambda _: done.callback(None))
+        return done
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """The proxy address: what visitors dial."""
+        assert self._lease.address is not None
+        return tcp_address(self._lease.address)
+
+
+class _OriginAcceptor:
+    """The acceptor of one origin address: with nobody listening its visitors are turned away."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._acceptor: FactoryAcceptor | None = None
+
+    @property
+    def listens(self) -> bool:
+        return self._acceptor is not None
+
+    def open(self, factory: IProtocolFactory) -> None:
+        """Serve visitors with this factory from now on."""
+        factory.doStart()
+        self._acceptor = FactoryAcceptor(factory, self._reactor)
+
+    def close(self) -> None:
+        """Turn visitors away."""
+        self._acceptor = None
+
+    def accept(self, visit: Visit, switch: StreamSwitch, stream: Stream) -> None:
+        """Pass the visitor on to who listens."""
+        if self._acceptor is not None:
+            self._acceptor.accept(visit, switch, stream)
+
+
+_NodeKey = tuple[int, tuple[str, ...], Path]
+_shared_nodes: dict[_NodeKey, _SharedNode] = {}
+
+
+class _SharedNode:
+    """The node of all endpoints with the same servers and key; runs while one of them listens."""
+
+    def __init__(self, key: _NodeKey, reactor: Any, servers: Sequence[Server]) -> None:
+        self._key = key
+        self._reactor = reactor
+        self.node = Node(
+            servers,
+            reactor=reactor,
+            identity=NodeIdentity(key=load_or_create_key(key[2])),
+            known_relays=KnownRelays(state_directory() / KNOWN_RELAYS_FILE),
+        )
+        self._leases: dict[str, NodeLease] = {}
+        self._listening = 0
+
+    def open(self, origin: str, factory: IProtocolFactory) -> NodeLease:
+        """Have a lease for this origin address. Raises ValueError when it listens already."""
+        lease = self._leases.get(origin)
+        if lease is None:
+            acceptor = _OriginAcceptor(self._reactor)
+            lease = self.node.lease(origin, mode=pb.MODE_STREAMS, acceptor=acceptor)
+            self._leases[origin] = lease
+        elif lease.acceptor.listens:
+            raise ValueError(f"origin {origin!r} listens already; give each its own origin=NAME")
+        lease.acceptor.open(factory)
+        self._listening += 1
+        if self._listening == 1:
+            self.node.startService()
+        return lease
+
+    def close(self, lease: NodeLease, *, release: bool) -> Deferred[None]:
+        """Nobody listens there any more; fires when that is done."""
+        lease.acceptor.close()
+        self._listening -= 1
+        if release or lease.error is not None:
+            del self._leases[lease.origin]
+        if not self._listening and _shared_nodes.get(self._key) is self:
+            del _shared_nodes[self._key]
+        released = self.node.release(lease) if release else succeed(None)
+        return released.addCallback(lambda _: None if self._listening else self.node.stopService())
+
+
+def _shared_node(reactor: Any, servers: Sequence[Server], key_file: Path | None) -> _SharedNode:
+    """The running node, or a new one. Raises StartError."""
+    key_file = key_file or state_directory() / KEY_FILE
+    key = (id(reactor), tuple(server.name for server in servers), key_file)
+    shared = _shared_nodes.get(key)
+    if shared is None or shared.node.error is not None:
+        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers)
+    return shared
+
+
+def parse_endpoint(
+    reactor: Any, args: Sequence[str], options: Mapping[str, str]
+) -> ProxiedServerEndpoint:
+    r"""The endpoint of `proxied:...`, taken apart by Twisted. Raises ValueError.
+
+    Twisted splits at every colon that is not escaped (`\:`); as nothing but
+    the servers may stand without a name, those colons are put back.
+    """
+    options = dict(options)
+    servers = ":".join([options.pop("servers"), *args] if "servers" in options else args)
+    key, origin = options.pop("key", None), options.pop("origin", "")
+    release = _yes(options, "release")
+    if _yes(options, "tls"):
+        raise ValueError("proxied: tls=yes is not supported yet")
+    if options:
+        raise ValueError(f"proxied: there is no option {min(options)!r}")
+    try:
+        return ProxiedServerEndpoint(
+            reactor, servers.split(","), key=key, origin=origin, release=release
+        )
+    except ProxyServiceError as error:
+        raise ValueError(f"proxied: {error}; {EXPECTED}") from None
+
+
+def _yes(options: dict[str, str], name: str) -> bool:
+    answer = options.pop(name, "no")
+    if answer not in ("yes", "no"):
+        raise ValueError(f"proxied: {name}={answer} is neither yes nor no")
+    return answer == "yes"

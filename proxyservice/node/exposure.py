@@ -1,0 +1,211 @@
+"""Exposed local servers: one node, and a lease and a forwarder for each target.
+
+What `proxyservice expose` and `twistd proxynode` have in common: their
+settings, the service, and the exit status that an error means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+
+from proxyservice.errors import ProxyServiceError, RefusedError, StartError
+from proxyservice.node.dial import Server, parse_server
+from proxyservice.node.events import NodeEvents
+from proxyservice.node.forward import Forwarder
+from proxyservice.node.identity import NodeIdentity
+from proxyservice.node.keys import fingerprint, load_or_create_key
+from proxyservice.node.known_relays import KnownRelays
+from proxyservice.node.lease import NodeLease
+from proxyservice.node.node import Node
+from proxyservice.node.progress import Traffic
+from proxyservice.node.proxy_protocol import HEADERS
+from proxyservice.node.reminders import Reminders
+from proxyservice.node.state import KEY_FILE, KNOWN_RELAYS_FILE, state_directory
+from proxyservice.node.streams import Visit
+from proxyservice.node.targets import Target, parse_target
+from proxyservice.wire import proxyservice_pb2 as pb
+
+FAILED_STATUS = 1
+SUPERSEDED_STATUS = 3
+
+TARGET_DOWN_SECONDS = 10.0
+"""A target that is down is told so often, however many visitors come."""
+
+RELEASE_SECONDS = 3.0
+"""How long the end waits for the server to confirm a Release."""
+
+LONGEST_LABEL_BYTES = 64
+"""As the protocol has it (proto/proxyservice.proto, ProxyRequest)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExposeSettings:
+    """What to expose, where, and as whom."""
+
+    targets: tuple[Target, ...]
+    servers: tuple[str | Server, ...]
+    """Failover list."""
+    key_file: Path
+    """Made on first use."""
+    known_relays_file: Path
+    port: int | None = None
+    """Wanted for the only target."""
+    label: str = ""
+    proxy_protocol: str | None = None
+    """`v1` or `v2`."""
+    release: bool = False
+    """Give the addresses back at the end."""
+
+
+def read_settings(
+    targets: Sequence[str],
+    via: Sequence[str],
+    *,
+    key: Path | None = None,
+    state_dir: str = "",
+    port: int | None = None,
+    label: str = "",
+    proxy_protocol: str | None = None,
+    release: bool = False,
+) -> ExposeSettings:
+    """Check what the user wrote. Raises ValueError, or StartError for a missing home."""
+    for repeated in {text for text in targets if targets.count(text) > 1}:
+        raise ValueError(f"target {repeated!r} is given twice")
+    if port is not None and len(targets) != 1:
+        raise ValueError("a port can be asked for with one target only")
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"{port} is no port; from 1 to 65535")
+    if len(label.encode()) > LONGEST_LABEL_BYTES or not label.isprintable():
+        raise ValueError(f"a label is one line of at most {LONGEST_LABEL_BYTES} bytes")
+    directory = state_directory(state_dir)
+    return ExposeSettings(
+        targets=tuple(parse_target(text) for text in targets),
+        servers=tuple(_server(text) for text in via),
+        key_file=(key or directory / KEY_FILE).absolute(),
+        known_relays_file=directory / KNOWN_RELAYS_FILE,
+        port=port,
+        label=label,
+        proxy_protocol=proxy_protocol,
+        release=release,
+    )
+
+
+def _server(text: str) -> str:
+    """`HOST[:PORT]`, or `tcp:HOST:PORT` as endpoint strings have it."""
+    if text.startswith("tcp:") and ":" in text[4:]:
+        text = text[4:]
+    try:
+        parse_server(text, None)
+    except StartError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def exit_status(error: ProxyServiceError) -> int:
+    """Of a process whose node has given up because of ``error``."""
+    superseded = isinstance(error, RefusedError) and error.code == pb.REFUSAL_SUPERSEDED
+    return SUPERSEDED_STATUS if superseded else FAILED_STATUS
+
+
+class Exposure(Service):
+    """Reachable from its start to its stop; ``events`` hears of everything in between."""
+
+    def __init__(self, reactor: Any, settings: ExposeSettings, events: NodeEvents) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._events = events
+        self._node: Node | None = None
+        self._leases: list[NodeLease] = []
+        self._forwarders: list[Forwarder] = []
+        self.fingerprint = ""
+        """Of the key, once started."""
+
+    def startService(self) -> None:
+        """Read the key and the pins, and connect. Raises StartError."""
+        settings = self._settings
+        key = load_or_create_key(settings.key_file)
+        self.fingerprint = fingerprint(key)
+        node = Node(
+            settings.servers,
+            reactor=self._reactor,
+            identity=NodeIdentity(key=key),
+            known_relays=KnownRelays(settings.known_relays_file),
+            events=self._events,
+        )
+        reports = _TargetReports(self._events, self._reactor)
+        for target in settings.targets:
+            forwarder = Forwarder(
+                self._reactor, target, preamble=_preamble(settings.proxy_protocol), events=reports
+            )
+            lease = node.lease(
+                target.name,
+                mode=pb.MODE_STREAMS,
+                port=settings.port,
+                label=settings.label,
+                acceptor=forwarder,
+            )
+            self._forwarders.append(forwarder)
+            self._leases.append(lease)
+        self._node = node
+        super().startService()
+        node.startService()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Of all targets together, until now."""
+        counts = (
+            Traffic(one.open_streams, one.visitors_total, one.bytes_in, one.bytes_out)
+            for one in self._forwarders
+        )
+        return sum(counts, Traffic())
+
+    def stopService(self) -> Deferred[None]:
+        """Close everything; fires when that is done."""
+        super().stopService()
+        node = self._node
+        assert node is not None
+        released = self._release(node) if self._settings.release else succeed(None)
+        return released.addCallback(lambda _: node.stopService())
+
+    def _release(self, node: Node) -> Deferred[Any]:
+        """Give everything back; what the server does not confirm in time stays remembered."""
+        answers = [self._give_back(node, lease) for lease in self._leases]
+        released: Deferred[Any] = DeferredList(answers)
+        released.addTimeout(RELEASE_SECONDS, self._reactor)
+        return released.addErrback(lambda failure: failure.trap(DeferredTimeoutError) and None)
+
+    def _give_back(self, node: Node, lease: NodeLease) -> Deferred[Any]:
+        if lease.granted:
+            return node.release(lease).addCallback(lambda _: self._events.released(lease))
+        if lease.address is not None:
+            self._events.not_released(lease)
+        return succeed(None)
+
+
+class _TargetReports(NodeEvents):
+    """Passes on that a target is down: at once, then now and then."""
+
+    def __init__(self, events: NodeEvents, clock: Any) -> None:
+        self._events = events
+        self._clock = clock
+        self._reminders = Reminders(TARGET_DOWN_SECONDS)
+
+    def target_down(self, target: str, reason: str, *, visitors: int = 1) -> None:
+        """One visitor more found nobody there."""
+        count = self._reminders.due(target, self._clock.seconds())
+        if count:
+            self._events.target_down(target, reason, visitors=count)
+
+
+def _preamble(version: str | None) -> Callable[[Visit], bytes] | None:
+    if version is None:
+        return None
+    header = HEADERS[version]
+    return lambda visit: header(visit.visitor, visit.proxy_address)
