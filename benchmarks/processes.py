@@ -20,6 +20,7 @@ from pathlib import Path
 
 STOP_SECONDS = 3.0  # between SIGTERM and SIGKILL
 POLL_SECONDS = 0.02
+LAST_LINES = 15  # of a program's output, shown when it fails
 # Between two readings of CPU time that have to agree, and how long to wait for that.
 QUIET_SECONDS, SETTLE_SECONDS = 0.1, 3.0
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -75,10 +76,8 @@ class Process:
     def check_alive(self) -> None:
         """Raise BenchmarkError with the end of its output if it has ended."""
         if self._child.poll() is not None:
-            tail = "\n".join(self.output().splitlines()[-15:])
-            raise BenchmarkError(
-                f"{self.command[0]} ended with status {self._child.returncode}:\n{tail}"
-            )
+            status = self._child.returncode
+            raise BenchmarkError(f"{self.command[0]} ended with status {status}:\n{self._tail()}")
 
     def wait_for(self, pattern: str, seconds: float, count: int = 1) -> list[re.Match[str]]:
         """Wait until `pattern` was printed `count` times; the matches, in order."""
@@ -90,8 +89,14 @@ class Process:
             found[:] = expression.finditer(self.output())
             return len(found) >= count
 
-        wait_until(printed, seconds, f"{self.command[0]} to print {pattern!r}")
+        try:
+            wait_until(printed, seconds, f"{self.command[0]} to print {pattern}")
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{error}\n{self._tail()}") from None
         return found
+
+    def _tail(self) -> str:
+        return "\n".join(self.output().splitlines()[-LAST_LINES:])
 
     def stop(self) -> None:
         """End the whole group: SIGTERM, and SIGKILL for what is left after STOP_SECONDS."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 from benchmarks.origin import Ports
@@ -28,7 +29,9 @@ class ProxyService(Peer):
     """A relay server, and a node that exposes the three services on one main connection."""
 
     name = "proxyservice"
-    options = "plain TCP, defaults (per-source limits do not apply to loopback by default)"
+    options = (
+        "plain TCP; limits per source do not apply to loopback, nor to the slow wire's two ends"
+    )
 
     @classmethod
     def missing(cls) -> str:
@@ -76,6 +79,8 @@ def start_server(scene: Scene, lease_ports: int, *options: str) -> tuple[Process
     command = [str(BESIDE_PYTHON / "twistd"), "-n", "--pidfile", "", "proxyservice"]
     command += ["--listen", f"tcp:{port}:interface={side.address}"]
     command += ["--ports", f"{low}-{low + lease_ports - 1}", "--state-dir", str(state), *options]
+    if not ip_address(side.address).is_loopback:
+        command += ["--trusted-sources", f"{scene.relay.address},{scene.node.address}"]
     process = scene.start(side, "server", command)
     return process, f"{side.address}:{port}"
 
