@@ -164,7 +164,7 @@ class Announcements(EndingEvents):
     def gave_up(self, error: ProxyServiceError) -> None:
         """The exit status says the same (docs/node.md)."""
         if isinstance(error, RefusedError) and error.code == pb.REFUSAL_SUPERSEDED:
-            line = f"superseded: {error}; another process has this key and goes on in our place"
+            line = f"superseded: {error}; another process with this key goes on instead"
             self._tell("superseded", line, reason=str(error))
         else:
             self._tell("gave_up", f"giving up: {error}", reason=str(error))

@@ -1,0 +1,198 @@
+"""What `proxyservice expose` says, to people and to programs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from proxyservice.errors import ProxyServiceError, RefusedError, UnreachableError
+from proxyservice.node.announcements import Announcements
+from proxyservice.node.lease import NodeLease
+from proxyservice.node.progress import LiveLine, Traffic
+from proxyservice.wire import proxyservice_pb2 as pb
+
+REFUSED = RefusedError(pb.REFUSAL_QUOTA, "8 leases are enough")
+SUPERSEDED = RefusedError(pb.REFUSAL_SUPERSEDED, "taken over from 192.0.2.7")
+
+
+class Heard:
+    """Announcements, and what came of them."""
+
+    def __init__(self, *, as_json: bool = False, leases: int = 1) -> None:
+        self.stdout, self.stderr, self.clock = io.StringIO(), io.StringIO(), Clock()
+        self.ended_by: list[ProxyServiceError] = []
+        self.say = Announcements(
+            self.stdout,
+            LiveLine(self.stderr),
+            as_json=as_json,
+            leases=leases,
+            end=self.ended_by.append,
+            clock=self.clock,
+        )
+
+    def lines(self) -> list[str]:
+        """Those on stderr, without the time of day."""
+        lines = self.stderr.getvalue().splitlines()
+        assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+        return [line[9:] for line in lines]
+
+    def objects(self) -> list[dict[str, Any]]:
+        objects = [json.loads(line) for line in self.stdout.getvalue().splitlines()]
+        for one in objects:
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{3}\+00:00", one.pop("time"))
+        return objects
+
+
+def lease(address: str = "198.51.100.1:20000", origin: str = "8080") -> NodeLease:
+    made = NodeLease(origin, pb.MODE_STREAMS, port=20001)
+    made.grant(pb.ProxyResponse(proxy_address=address))
+    return made
+
+
+def test_one_line_when_reachable_and_none_after_a_mere_reconnect() -> None:
+    heard = Heard()
+    heard.say.addressed(lease(), changed=True)
+    heard.say.addressed(lease(), changed=False)
+    heard.say.addressed(lease("198.51.100.1:20007"), changed=True)
+    assert heard.stdout.getvalue() == (
+        "exposed 8080 at 198.51.100.1:20000\nexposed 8080 at 198.51.100.1:20007\n"
+    )
+    assert heard.lines() == ["8080 is reached at 198.51.100.1:20000 again"]
+
+
+def test_a_relay_cannot_forge_a_second_line() -> None:
+    heard = Heard()
+    heard.say.addressed(lease("a:1\nexposed 22 at b:2"), changed=True)
+    assert heard.stdout.getvalue() == "exposed 8080 at a:1?exposed 22 at b:2\n"
+
+
+def everything(say: Announcements) -> None:
+    say.started(Path("/state/node.key"), "SHA256:abc")
+    say.connecting("relay:6008")
+    say.disconnected("relay:6008", UnreachableError("Connection refused."), 0.25)
+    say.connected("relay:6008", "192.0.2.1:40000")
+    say.port_unavailable(lease(), RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, "it is taken"))
+    say.lease_delayed(lease(), RefusedError(pb.REFUSAL_EXHAUSTED, "no port is left"), 5.0)
+    say.addressed(lease(), changed=True)
+    say.addressed(lease(), changed=False)
+    say.target_down("8080", "Connection refused.")
+    say.target_down("8080", "Connection refused.", visitors=57)
+    say.lease_refused(lease(), REFUSED)
+    say.gave_up(UnreachableError("nobody is left"))
+    say.gave_up(SUPERSEDED)
+    say.released(lease())
+    say.not_released(lease())
+    say.ended(Traffic(visitors_total=17, bytes_in=1024, bytes_out=7))
+
+
+def test_what_people_read() -> None:
+    heard = Heard()
+    everything(heard.say)
+    assert heard.lines() == [
+        "key SHA256:abc in /state/node.key",
+        "relay:6008: Connection refused; trying again in 0.2 s",
+        "connected to relay:6008",
+        "port 20001 cannot be had (it is taken); asking for any other",
+        "no address for 8080 yet: no port is left; asking again in 5.0 s",
+        "8080 is reached at 198.51.100.1:20000 again",
+        "target 8080 is down: Connection refused",
+        "target 8080 is down: Connection refused (57 visitors closed)",
+        "no address for 8080: 8 leases are enough",
+        "giving up: nobody is left",
+        "superseded: taken over from 192.0.2.7; another process with this key goes on instead",
+        "198.51.100.1:20000 was released",
+        "198.51.100.1:20000 was not released: no connection; it stays remembered",
+        "ended: 17 visitors, in 1KiB, out 7B",
+    ]
+    assert heard.stdout.getvalue() == "exposed 8080 at 198.51.100.1:20000\n"
+
+
+def test_what_programs_read_is_as_documented() -> None:
+    heard = Heard(as_json=True)
+    everything(heard.say)
+    text = (Path(__file__).parents[2] / "docs" / "node.md").read_text()
+    documented = {
+        event: set(re.findall(r"`(\w+)`", fields))
+        for event, fields in re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
+    }
+    told = {one.pop("event"): set(one) for one in heard.objects()}
+    assert told == {event: documented[event] for event in told}
+    assert {event for event, fields in documented.items() if "reason" in fields} <= told.keys()
+
+
+def test_objects_carry_numbers_and_names() -> None:
+    heard = Heard(as_json=True)
+    everything(heard.say)
+    objects = {one["event"]: one for one in heard.objects()}
+    assert objects["exposed"] == {
+        "event": "exposed",
+        "target": "8080",
+        "address": "198.51.100.1:20000",
+    }
+    assert objects["target_down"]["visitors"] == 57
+    assert objects["disconnected"]["retry_seconds"] == 0.25
+    assert objects["ended"]["bytes_in"] == 1024
+
+
+def test_an_outage_is_said_when_it_begins_and_once_a_minute() -> None:
+    heard = Heard(as_json=True)
+    for _ in range(100):
+        heard.say.disconnected("relay:6008", UnreachableError("refused"), 1.0)
+        heard.clock.advance(1.0)
+    heard.say.connected("relay:6008", "")
+    heard.say.disconnected("relay:6008", UnreachableError("refused"), 1.0)
+    assert heard.lines() == [
+        "relay:6008: refused; trying again in 1.0 s",
+        "relay:6008: refused; trying again in 1.0 s (60 attempts)",
+        "connected to relay:6008",
+        "relay:6008: refused; trying again in 1.0 s",
+    ]
+    assert len(heard.objects()) == 102
+
+
+def test_it_ends_when_nothing_is_left_to_serve() -> None:
+    heard = Heard(leases=2)
+    heard.say.lease_refused(lease(), REFUSED)
+    assert heard.ended_by == []
+    heard.say.lease_refused(lease(origin="22"), REFUSED)
+    heard.say.gave_up(SUPERSEDED)
+    assert heard.ended_by == [REFUSED]
+
+
+def test_it_ends_when_the_node_gives_up() -> None:
+    heard = Heard(leases=2)
+    heard.say.lease_refused(lease(), REFUSED)
+    heard.say.gave_up(SUPERSEDED)
+    assert heard.ended_by == [SUPERSEDED]
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
+    heard = Heard()
+    reader, writer = os.pipe()
+    with open(writer, "w") as stdout:
+        heard.say._stdout = stdout
+        os.close(reader)
+        heard.say.addressed(lease(), changed=True)
+        heard.say.addressed(lease(), changed=True)
+
+
+def test_addresses_and_a_live_line_share_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    heard = Heard()
+    heard.stderr.isatty = lambda: True  # type: ignore[method-assign]
+    line = LiveLine(heard.stderr)
+    heard.say = Announcements(
+        heard.stderr, line, as_json=False, leases=1, end=heard.ended_by.append, clock=heard.clock
+    )
+    line.draw("1 visitor")
+    heard.say.addressed(lease(), changed=True)
+    assert heard.stderr.getvalue() == (
+        "\r1 visitor\x1b[K\r\x1b[Kexposed 8080 at 198.51.100.1:20000\n"
+    )
