@@ -11,10 +11,10 @@ from typing import Any, TextIO
 
 from proxyservice.errors import ProxyServiceError, RefusedError
 from proxyservice.node.events import EndingEvents
+from proxyservice.node.exposure import is_superseded
 from proxyservice.node.lease import NodeLease
 from proxyservice.node.progress import LiveLine, Traffic, printable, summary_line
 from proxyservice.node.reminders import Reminders
-from proxyservice.wire import proxyservice_pb2 as pb
 
 STILL_DISCONNECTED_SECONDS = 60.0
 """While no server can be reached, it is said so often."""
@@ -114,13 +114,20 @@ class Announcements(EndingEvents):
 
     def lease_refused(self, lease: NodeLease, error: RefusedError) -> None:
         """Final for this target."""
-        self._tell(
-            "refused",
-            f"no address for {lease.origin}: {error}",
-            target=lease.origin,
-            reason=str(error),
-        )
+        if is_superseded(error):
+            self._superseded(error, lease.origin)
+        else:
+            self._tell(
+                "refused",
+                f"no address for {lease.origin}: {error}",
+                target=lease.origin,
+                reason=str(error),
+            )
         self._lost(1, error)
+
+    def _superseded(self, error: ProxyServiceError, target: str | None) -> None:
+        line = f"superseded: {error}; another process with this key has {target or 'everything'}"
+        self._tell("superseded", line, target=target, reason=str(error))
 
     def disconnected(self, server: str, error: ProxyServiceError, retry_seconds: float) -> None:
         """Said when it begins, then once a minute."""
@@ -163,9 +170,8 @@ class Announcements(EndingEvents):
 
     def gave_up(self, error: ProxyServiceError) -> None:
         """The exit status says the same (docs/node.md)."""
-        if isinstance(error, RefusedError) and error.code == pb.REFUSAL_SUPERSEDED:
-            line = f"superseded: {error}; another process with this key goes on instead"
-            self._tell("superseded", line, reason=str(error))
+        if is_superseded(error):
+            self._superseded(error, None)
         else:
             self._tell("gave_up", f"giving up: {error}", reason=str(error))
         self._lost(self._leases, error)

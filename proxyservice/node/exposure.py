@@ -108,10 +108,14 @@ def _server(text: str) -> str:
     return text
 
 
+def is_superseded(error: ProxyServiceError) -> bool:
+    """Whether another process with the same key took over."""
+    return isinstance(error, RefusedError) and error.code == pb.REFUSAL_SUPERSEDED
+
+
 def exit_status(error: ProxyServiceError) -> int:
-    """Of a process whose node has given up because of ``error``."""
-    superseded = isinstance(error, RefusedError) and error.code == pb.REFUSAL_SUPERSEDED
-    return SUPERSEDED_STATUS if superseded else FAILED_STATUS
+    """Of a process that has ended because of ``error``."""
+    return SUPERSEDED_STATUS if is_superseded(error) else FAILED_STATUS
 
 
 class Exposure(Service):

@@ -87,6 +87,7 @@ def everything(say: Announcements) -> None:
     say.lease_refused(lease(), REFUSED)
     say.gave_up(UnreachableError("nobody is left"))
     say.gave_up(SUPERSEDED)
+    say.lease_refused(lease(), SUPERSEDED)
     say.released(lease())
     say.not_released(lease())
     say.ended(Traffic(visitors_total=17, bytes_in=1024, bytes_out=7))
@@ -106,7 +107,8 @@ def test_what_people_read() -> None:
         "target 8080 is down: Connection refused (57 visitors closed)",
         "no address for 8080: 8 leases are enough",
         "giving up: nobody is left",
-        "superseded: taken over from 192.0.2.7; another process with this key goes on instead",
+        "superseded: taken over from 192.0.2.7; another process with this key has everything",
+        "superseded: taken over from 192.0.2.7; another process with this key has 8080",
         "198.51.100.1:20000 was released",
         "198.51.100.1:20000 was not released: no connection; it stays remembered",
         "ended: 17 visitors, in 1KiB, out 7B",
