@@ -126,7 +126,8 @@ class Announcements(EndingEvents):
         self._lost(1, error)
 
     def _superseded(self, error: ProxyServiceError, target: str | None) -> None:
-        line = f"superseded: {error}; another process with this key has {target or 'everything'}"
+        what = f" {target}" if target else ""
+        line = f"superseded: another process with this key took over{what} ({error})"
         self._tell("superseded", line, target=target, reason=str(error))
 
     def disconnected(self, server: str, error: ProxyServiceError, retry_seconds: float) -> None:

@@ -76,6 +76,6 @@ class _OneLineLog:
     def __call__(self, event: LogEvent) -> None:
         if event.get("log_level", LogLevel.info) < LogLevel.warn:
             return
-        failure = event.get("log_failure")
+        failure = event.get("log_failure") or event.get("failure")  # new style, old style
         why = f": {failure.type.__name__}: {failure.getErrorMessage()}" if failure else ""
         self._announcements.say((formatEvent(event) or "").partition("\n")[0] + why)

@@ -19,7 +19,7 @@ from proxyservice.node.progress import LiveLine, Traffic
 from proxyservice.wire import proxyservice_pb2 as pb
 
 REFUSED = RefusedError(pb.REFUSAL_QUOTA, "8 leases are enough")
-SUPERSEDED = RefusedError(pb.REFUSAL_SUPERSEDED, "taken over from 192.0.2.7")
+SUPERSEDED = RefusedError(pb.REFUSAL_SUPERSEDED, "by 192.0.2.7")
 
 
 class Heard:
@@ -107,8 +107,8 @@ def test_what_people_read() -> None:
         "target 8080 is down: Connection refused (57 visitors closed)",
         "no address for 8080: 8 leases are enough",
         "giving up: nobody is left",
-        "superseded: taken over from 192.0.2.7; another process with this key has everything",
-        "superseded: taken over from 192.0.2.7; another process with this key has 8080",
+        "superseded: another process with this key took over (by 192.0.2.7)",
+        "superseded: another process with this key took over 8080 (by 192.0.2.7)",
         "198.51.100.1:20000 was released",
         "198.51.100.1:20000 was not released: no connection; it stays remembered",
         "ended: 17 visitors, in 1KiB, out 7B",

@@ -1,0 +1,277 @@
+"""The endpoint `proxied:`: how it is written, and how endpoints of one process share a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.protocols.wire import Echo
+from zope.interface.verify import verifyObject
+
+from proxyservice.errors import RefusedError, StartError
+from proxyservice.node.endpoint import ProxiedServerEndpoint
+from proxyservice.node.keys import load_key, public_bytes
+from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.envelope import Opcode
+from tests.node.scripted import ScriptedConnection, ScriptedServer, grant, run
+
+READ = {
+    "relay": ["relay:6008"],
+    "127.0.0.1:7": ["127.0.0.1:7"],
+    "[2001:db8::1]:7": ["[2001:db8::1]:7"],
+    r"[2001\:db8\:\:1]": ["[2001:db8::1]:6008"],
+    "servers=a:1,b": ["a:1", "b:6008"],
+    r"servers=a\:1,b": ["a:1", "b:6008"],
+    "origin=web:servers=[::1]:7,b:key=x": ["[::1]:7", "b:6008"],
+}
+
+
+@pytest.mark.parametrize("text", READ)
+def test_servers_as_written(text: str) -> None:
+    endpoint: Any = serverFromString(reactor, f"proxied:{text}")
+    assert verifyObject(IStreamServerEndpoint, endpoint)
+    assert [server.name for server in endpoint._servers] == READ[text]
+
+
+def test_keywords_as_written() -> None:
+    endpoint: Any = serverFromString(reactor, "proxied:relay:key=my.key:origin=web:release=yes")
+    assert endpoint._key_file == Path.cwd() / "my.key"
+    assert (endpoint._origin, endpoint._release) == ("web", True)
+    endpoint = serverFromString(reactor, "proxied:relay:release=no")
+    assert (endpoint._key_file, endpoint._origin, endpoint._release) == (None, "", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is no HOST"),
+        ("a:b", "is no HOST"),
+        ("a:7:servers=b", "write proxied:HOST.* or proxied:servers="),
+        ("servers=", "is no HOST"),
+        ("servers=a,,b", "is no HOST"),
+        ("a:colour=red", "no option 'colour'"),
+        ("a:release=maybe", "neither yes nor no"),
+        ("a:tls=yes", "not supported yet"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^proxied: .*{reason}") as error:
+        serverFromString(reactor, f"proxied:{text}")
+    assert str(error.value).isprintable()
+
+
+# ------------------------------------------------------------------- listening
+
+
+def challenge(connection: ScriptedConnection, message: pb.Message) -> None:
+    connection.say(
+        Opcode.CHALLENGE,
+        pb.Challenge(version=1, server_nonce=b"n" * 32, relay_id=b"r" * 32, valid_for_ms=10_000),
+    )
+
+
+def welcome(connection: ScriptedConnection, message: pb.Message) -> None:
+    features = 1 << pb.FEATURE_STREAMS | 1 << pb.FEATURE_RELEASE
+    connection.say(Opcode.WELCOME, pb.Welcome(features=features, proved=True))
+
+
+def confirm_release(connection: ScriptedConnection, message: pb.Message) -> None:
+    connection.say(Opcode.RELEASE, message.message, message.request_nonce)
+
+
+def refuse(connection: ScriptedConnection, message: pb.Message) -> None:
+    refusal = pb.Refusal(code=pb.REFUSAL_QUOTA, reason="enough is enough")
+    connection.say(Opcode.REFUSAL, refusal, message.request_nonce)
+
+
+class Scene:
+    """A scripted server that speaks part B, a clock, and endpoints that use them."""
+
+    def __init__(self, key: Path) -> None:
+        self.clock = Clock()
+        self.key = key
+        self.server = ScriptedServer()
+        self.server.clock = self.clock
+        self.server.script |= {
+            Opcode.HELLO: challenge,
+            Opcode.PROOF: welcome,
+            Opcode.PROXY_REQUEST: grant,
+            Opcode.RELEASE: confirm_release,
+        }
+
+    def endpoint(self, origin: str = "", **options: Any) -> ProxiedServerEndpoint:
+        options.setdefault("key", self.key)
+        return ProxiedServerEndpoint(
+            self.clock, [self.server.as_server()], origin=origin, **options
+        )
+
+    def listen(self, origin: str = "", **options: Any) -> Any:
+        listening = self.endpoint(origin, **options).listen(EchoFactory())
+        self.run()
+        return result_of(listening)
+
+    def stop(self, port: Any) -> None:
+        stopped = port.stopListening()
+        self.run(1.0)
+        assert result_of(stopped) is None
+
+    def run(self, seconds: float = 0.1) -> None:
+        run(self.clock, [self.server], seconds)
+
+    def asked_for(self) -> list[str]:
+        return [
+            pb.ProxyRequest.FromString(message.message).origin_address
+            for message in self.server.last.heard
+            if message.opcode == Opcode.PROXY_REQUEST
+        ]
+
+
+class EchoFactory(Factory):
+    protocol = Echo
+    started = 0
+    noisy = False
+
+    def startFactory(self) -> None:
+        EchoFactory.started += 1
+
+    def stopFactory(self) -> None:
+        EchoFactory.started -= 1
+
+
+def result_of(fired: Deferred[Any]) -> Any:
+    """The result, or the error, of what must have fired."""
+    results: list[Any] = []
+    fired.addBoth(results.append)
+    assert results, "it has not fired"
+    return getattr(results[0], "value", results[0])
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(EchoFactory, "started", 0)
+    return Scene(tmp_path / "endpoint.key")
+
+
+def test_it_listens_at_the_proxy_address(scene: Scene) -> None:
+    port = scene.listen("web")
+    assert verifyObject(IListeningPort, port)
+    assert port.getHost() == IPv4Address("TCP", "127.0.0.1", 20000)
+    assert EchoFactory.started == 1
+    hello = scene.server.last.heard[0]
+    assert hello.sender.net_key == public_bytes(load_key(scene.key))
+    scene.stop(port)
+    assert EchoFactory.started == 0
+    assert scene.server.live() == []
+    assert Opcode.RELEASE not in scene.server.last.opcodes()
+    assert scene.clock.getDelayedCalls() == []
+
+
+def test_an_ipv6_address(scene: Scene) -> None:
+    scene.server.address = "[2001:db8::1]:20000"
+    port = scene.listen()
+    assert port.getHost() == IPv6Address("TCP", "2001:db8::1", 20000)
+    scene.stop(port)
+
+
+def test_reconnecting_keeps_the_port(scene: Scene) -> None:
+    port = scene.listen()
+    scene.server.last.transport.abortConnection()
+    scene.run(1.0)
+    assert len(scene.server.connections) == 2
+    assert port.getHost() == IPv4Address("TCP", "127.0.0.1", 20000)
+    scene.stop(port)
+
+
+def test_the_key_and_pins_are_in_the_state_directory(scene: Scene, tmp_path: Path) -> None:
+    port = scene.listen(key=None)
+    assert (tmp_path / "node.key").exists()
+    assert "72" * 32 in (tmp_path / "known-relays").read_text()
+    scene.stop(port)
+
+
+def test_servers_of_one_process_share_a_main_connection(scene: Scene) -> None:
+    ports = [scene.listen(origin) for origin in ("a", "b")]
+    assert len(scene.server.connections) == 1
+    assert scene.asked_for() == ["a", "b"]
+    scene.stop(ports[0])
+    assert len(scene.server.live()) == 1
+    again = scene.listen("a")
+    assert again.getHost() == ports[0].getHost()
+    assert len(scene.server.connections) == 1
+    scene.stop(again)
+    scene.stop(ports[1])
+    assert scene.server.live() == []
+    assert EchoFactory.started == 0
+
+
+def test_another_key_is_another_node(scene: Scene, tmp_path: Path) -> None:
+    ports = [scene.listen("a"), scene.listen("a", key=tmp_path / "other.key")]
+    assert len(scene.server.live()) == 2
+    for port in ports:
+        scene.stop(port)
+
+
+def test_an_origin_listens_once(scene: Scene) -> None:
+    port = scene.listen("web")
+    error = scene.listen("web")
+    assert isinstance(error, ValueError)
+    assert "give each its own origin=NAME" in str(error)
+    scene.stop(port)
+    assert EchoFactory.started == 0
+
+
+def test_release_gives_the_address_back(scene: Scene) -> None:
+    port, other = scene.listen("a", release=True), scene.listen("b")
+    scene.stop(port)
+    released = scene.server.last.heard[-1]
+    assert pb.Release.FromString(released.message).origin_address == "a"
+    assert len(scene.server.live()) == 1
+    scene.stop(other)
+    assert scene.server.last.opcodes().count(Opcode.RELEASE) == 1
+
+
+def test_a_refusal_fails_the_listening_and_ends_the_node(scene: Scene) -> None:
+    scene.server.script[Opcode.PROXY_REQUEST] = refuse
+    error = scene.listen()
+    assert isinstance(error, RefusedError)
+    assert str(error) == "enough is enough"
+    scene.run(1.0)
+    assert scene.server.live() == []
+    assert EchoFactory.started == 0
+    scene.server.script[Opcode.PROXY_REQUEST] = grant
+    scene.stop(scene.listen())
+
+
+def test_an_unusable_key_fails_the_listening(scene: Scene) -> None:
+    scene.key.touch(0o644)
+    assert isinstance(scene.listen(), StartError)
+
+
+def test_waiting_for_a_relay_can_be_given_up(scene: Scene) -> None:
+    scene.server.up = False
+    listening = scene.endpoint().listen(EchoFactory())
+    scene.run(60.0)
+    assert not listening.called
+    assert len(scene.server.attempts) > 3
+    listening.cancel()
+    assert isinstance(result_of(listening), CancelledError)
+    attempts = len(scene.server.attempts)
+    scene.run(60.0)
+    assert len(scene.server.attempts) == attempts
+    assert EchoFactory.started == 0
+
+
+def test_stopping_twice_is_stopping_once(scene: Scene) -> None:
+    port = scene.listen()
+    scene.stop(port)
+    scene.stop(port)
+    assert EchoFactory.started == 0
