@@ -25,8 +25,8 @@ DELAY_PREFIX = "delay_"
 DESCRIPTORS = 32_768
 # With 50 ms it takes seconds until windows and congestion control have grown.
 DELAY_FACTOR = 3.0
-# Memory and growth vary little, and take minutes at full scale.
-COST_ROUNDS = 3
+# Delay, memory and growth vary little, and take minutes at full scale.
+MOST_ROUNDS_OF_DELAY = MOST_ROUNDS_OF_COSTS = 3
 QUICK_LOADS = ("throughput_1_up", "throughput_8_down", "round_trip", "connections", "http_close")
 
 
@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="This project and its peers, side by side, on loopback.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one short round, small counts: under a minute"
+        "--quick", action="store_true", help="one short round, small counts: about a minute"
     )
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="only this measurement (again for more)"
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace, directory: Path) -> Results:
     results.settings = {
         "rounds": options.rounds,
         "seconds of a load": options.seconds,
-        "seconds of a load with delay": options.seconds * DELAY_FACTOR,
+        "seconds of a bulk load with delay": options.seconds * DELAY_FACTOR,
         "descriptors": limit,
         **results.settings,
     }
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace, directory: Path) -> Results:
         run_loopback(plan.loads, peers, results, options, directory)
         run_delayed(plan.delayed, peers, results, options, directory)
         scale = QUICK if options.quick else Scale()
-        for _ in range(min(options.rounds, COST_ROUNDS) if plan.costs else 0):
+        for _ in range(min(options.rounds, MOST_ROUNDS_OF_COSTS) if plan.costs else 0):
             run_costs(Scene("costs", directory), peers, plan.costs, results, scale, print)
     except KeyboardInterrupt:
         print("interrupted; what was measured so far follows", file=sys.stderr)
@@ -158,8 +158,10 @@ def run_delayed(
         return
     results.settings["delay"] = f"{DELAY_MS:g} ms, {LOSS_PERCENT:g} % loss by {delayed.wire}"
     try:
-        rounds = LoadRounds(delayed.scene, peers, results, print, DELAY_PREFIX)
-        _rounds(rounds, loads, options.rounds, options.seconds * DELAY_FACTOR)
+        rounds = LoadRounds(
+            delayed.scene, peers, results, print, DELAY_PREFIX, growth_factor=DELAY_FACTOR
+        )
+        _rounds(rounds, loads, min(options.rounds, MOST_ROUNDS_OF_DELAY), options.seconds)
     finally:
         delayed.stop()
 

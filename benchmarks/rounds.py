@@ -31,6 +31,7 @@ class LoadRounds:
         results: Results,
         say: Say,
         prefix: str = "",
+        growth_factor: float = 1.0,
     ) -> None:
         self._origin = Origin(scene)
         self._kinds = peers
@@ -38,6 +39,7 @@ class LoadRounds:
         self._results = results
         self._say = say
         self._prefix = prefix
+        self._growth_factor = growth_factor
         self._links: dict[str, Link] = {}
 
     def start(self) -> None:
@@ -53,12 +55,12 @@ class LoadRounds:
         self._origin.stop()
 
     def run(self, loads: Sequence[Load], number: int, seconds: float) -> None:
-        """One round, the `number`-th."""
+        """One round, the `number`-th; what has to grow gets `growth_factor` times as long."""
         names = list(self._links)
         turn = number % len(names) if names else 0
         for load in loads:
             for name in names[turn:] + names[:turn]:
-                self._measure(load, name, seconds)
+                self._measure(load, name, seconds * (self._growth_factor if load.grows else 1.0))
 
     def _measure(self, load: Load, name: str, seconds: float) -> None:
         figures: dict[str, float] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from benchmarks.origin import Ports
 from benchmarks.peers.base import Peer
@@ -63,6 +64,8 @@ class Load(ABC):
 
     name: str
     rows: tuple[Row, ...]
+    # Whether windows and congestion control have to grow first, which takes seconds on a slow wire.
+    grows: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, link: Link, seconds: float) -> dict[str, float]:

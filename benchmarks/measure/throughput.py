@@ -17,6 +17,8 @@ BYTES_PER_GIGABYTE = 1e9
 class Throughput(Load):
     """`streams` at once; up is visitor to origin, down is origin to visitor."""
 
+    grows = True
+
     def __init__(self, streams: int, down: bool) -> None:
         direction = "down" if down else "up"
         word = "stream" if streams == 1 else "streams"
