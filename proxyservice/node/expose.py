@@ -46,7 +46,6 @@ def expose(
     drawing = draw_progress(reactor, exposure, line)
     status = yield ending
     drawing.stop()
-    line.clear()
     yield exposure.stopService()
     announcements.ended(exposure.traffic)
     return status

@@ -136,8 +136,9 @@ class _Serving(socketserver.ThreadingMixIn):
 class EchoServer(_Serving, socketserver.TCPServer):
     """Sends back what it gets, its end of input too."""
 
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Echo)
+    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Echo)
         self.port = int(self.server_address[1])
         self.serve()
 

@@ -114,3 +114,9 @@ def test_the_exit_status_tells_a_takeover_from_the_rest() -> None:
     assert exit_status(RefusedError(pb.REFUSAL_SUPERSEDED, "taken over")) == 3
     assert exit_status(RefusedError(pb.REFUSAL_DENIED, "not you")) == 1
     assert exit_status(UntrustedError("another relay")) == 1
+
+
+def test_every_option_of_expose_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "node.md").read_text()
+    options = {name for param in main.commands["expose"].params for name in param.opts}
+    assert [name for name in sorted(options) if name[0] == "-" and f"| `{name}" not in text] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from twisted.protocols.wire import Echo
 from zope.interface.verify import verifyObject
 
 from proxyservice.errors import RefusedError, StartError
+from proxyservice.node import endpoint
 from proxyservice.node.endpoint import ProxiedServerEndpoint
 from proxyservice.node.keys import load_key, public_bytes
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -36,17 +38,17 @@ READ = {
 
 @pytest.mark.parametrize("text", READ)
 def test_servers_as_written(text: str) -> None:
-    endpoint: Any = serverFromString(reactor, f"proxied:{text}")
-    assert verifyObject(IStreamServerEndpoint, endpoint)
-    assert [server.name for server in endpoint._servers] == READ[text]
+    read: Any = serverFromString(reactor, f"proxied:{text}")
+    assert verifyObject(IStreamServerEndpoint, read)
+    assert [server.name for server in read._servers] == READ[text]
 
 
 def test_keywords_as_written() -> None:
-    endpoint: Any = serverFromString(reactor, "proxied:relay:key=my.key:origin=web:release=yes")
-    assert endpoint._key_file == Path.cwd() / "my.key"
-    assert (endpoint._origin, endpoint._release) == ("web", True)
-    endpoint = serverFromString(reactor, "proxied:relay:release=no")
-    assert (endpoint._key_file, endpoint._origin, endpoint._release) == (None, "", False)
+    read: Any = serverFromString(reactor, "proxied:relay:key=my.key:origin=web:release=yes")
+    assert read._key_file == Path.cwd() / "my.key"
+    assert (read._origin, read._release) == ("web", True)
+    read = serverFromString(reactor, "proxied:relay:release=no")
+    assert (read._key_file, read._origin, read._release) == (None, "", False)
 
 
 @pytest.mark.parametrize(
@@ -155,10 +157,11 @@ def result_of(fired: Deferred[Any]) -> Any:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     monkeypatch.setattr(EchoFactory, "started", 0)
-    return Scene(tmp_path / "endpoint.key")
+    yield Scene(tmp_path / "endpoint.key")
+    assert endpoint._shared_nodes == {}
 
 
 def test_it_listens_at_the_proxy_address(scene: Scene) -> None:
@@ -234,8 +237,11 @@ def test_release_gives_the_address_back(scene: Scene) -> None:
     scene.stop(port)
     released = scene.server.last.heard[-1]
     assert pb.Release.FromString(released.message).origin_address == "a"
-    assert len(scene.server.live()) == 1
+    again = scene.listen("a")
+    assert scene.asked_for() == ["a", "b", "a"]
+    scene.stop(again)
     scene.stop(other)
+    assert len(scene.server.connections) == 1
     assert scene.server.last.opcodes().count(Opcode.RELEASE) == 1
 
 
@@ -249,6 +255,16 @@ def test_a_refusal_fails_the_listening_and_ends_the_node(scene: Scene) -> None:
     assert EchoFactory.started == 0
     scene.server.script[Opcode.PROXY_REQUEST] = grant
     scene.stop(scene.listen())
+
+
+def test_what_was_refused_is_asked_for_anew(scene: Scene) -> None:
+    other = scene.listen("other")
+    scene.server.script[Opcode.PROXY_REQUEST] = refuse
+    assert isinstance(scene.listen("web"), RefusedError)
+    scene.server.script[Opcode.PROXY_REQUEST] = grant
+    scene.stop(scene.listen("web"))
+    assert scene.asked_for() == ["other", "web", "web"]
+    scene.stop(other)
 
 
 def test_an_unusable_key_fails_the_listening(scene: Scene) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,38 @@ def test_targets_of_all_kinds_share_a_main_connection(
         assert names == ["started", "connected", *["exposed"] * 3, "ended"]
 
 
+def test_a_server_that_listens_on_ipv6_alone_is_found(relay: Relay, expose: Expose) -> None:
+    try:
+        server = EchoServer(host="::1")
+    except OSError:
+        pytest.skip("there is no IPv6")
+    with server:
+        exposing = expose(server.port, "--via", relay.via)
+        assert visit(address_of(exposing, server.port), b"hello") == b"hello"
+
+
+def test_a_reader_that_takes_one_line_and_goes(
+    relay: Relay, echo: EchoServer, tmp_path: Path
+) -> None:
+    exposing = subprocess.Popen(
+        [SCRIPTS / "proxyservice", "expose", str(echo.port), "--via", relay.via, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "STATE_DIRECTORY": str(tmp_path)},
+        text=True,
+    )
+    assert exposing.stdout is not None
+    assert '"started"' in exposing.stdout.readline()
+    exposing.stdout.close()
+    assert exposing.stderr is not None
+    assert any("connected to" in line for line in exposing.stderr)
+    exposing.send_signal(signal.SIGINT)
+    rest = exposing.stderr.read()
+    exposing.stderr.close()
+    assert exposing.wait(15) == 0
+    assert "BrokenPipe" not in rest
+
+
 def test_another_process_with_the_key_takes_over(
     relay: Relay, expose: Expose, echo: EchoServer
 ) -> None:
@@ -261,6 +294,7 @@ def test_the_second_signal_ends_it_at_once(
             lambda: not int(re.findall(r"SigCgt:\t(\w+)", handled.read_text())[0], 16) & sigint
         )
         assert exposing.end(signal.SIGINT) == -signal.SIGINT
+        assert "ended: " not in exposing.stderr
     finally:
         own_relay.kill()
 
@@ -362,3 +396,11 @@ def test_twist_web_serves_a_folder_with_no_local_port(
     web.again()
     assert web.wait_for(r"web is reached at (\S+)")[1] == address
     web.end(signal.SIGTERM)
+
+
+def test_the_example_echoes(relay: Relay, run: Expose) -> None:
+    example = Path(__file__).parents[2] / "examples" / "echo.py"
+    echoing = run(sys.executable, example, relay.via)
+    address = echoing.wait_for(r"echoing at (\S+)")[1]
+    assert visit(address, b"hello") == b"hello"
+    echoing.end(signal.SIGTERM)

@@ -30,7 +30,7 @@ WRONG = [
     *("", "0", "65536", "99999", "-1", "80 ", "8080/", "http://localhost:8080", "host"),
     *("host:", "host:0", "host:70000", ":80", "::1:80", "[::1]", "[host]:80", "[1.2.3.4:80"),
     *("10.0.0:80", "1.2.3.4.5:80", "10.0.0.300:80", "unix:", "tcp:", "tcp:80", "nonsense:x"),
-    *("unix:/x:timeout=soon", "unix:/x:colour=red", "a\nb:80", "\x1b[2J:80"),
+    *("unix:/x:timeout=soon", "unix:/x:colour=red", "a\nb:80", "a\x07b:80", "\x1b[2J:80"),
 ]
 
 
