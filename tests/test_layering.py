@@ -39,12 +39,15 @@ COMPOSITION_ROOTS = {
     "node_tap.py",  # the node as a service
     "__main__.py",
     "node/cli.py",  # the commands for people, which may run either side
+    "node/expose.py",  # `proxyservice expose`, a process of its own
     "node/demo.py",  # a service and two nodes in one process
 }
 """The only places where things are wired together: they may import anything."""
 
 PURE_FOLDERS = ("wire", "streams", "leases")
-IMPURE = {"leases/registry.py", "leases/store.py", "leases/lock.py"}
+IMPURE = {
+    f"leases/{name}.py" for name in ("registry", "commits", "record", "store", "schema", "reading")
+}
 PURE_BESIDE = {"errors.py", "units.py", "net/deadlines.py", "server/patience.py"}
 OUTSIDE = {
     *("twisted", "asyncio", "selectors", "select", "socket", "ssl"),

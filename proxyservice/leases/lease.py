@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -24,22 +24,36 @@ class Owner:
 
 
 class LeaseState(Enum):
-    """A port that is nobody's is free, busy or quarantined; that is the table's to know."""
+    """A port without a lease is free, busy or quarantined; `UnleasedPorts` knows."""
 
     LIVE = "live"  # its node is connected
+    HELD = "held"  # its node is gone a moment ago; the port stays bound, visitors wait
     REMEMBERED = "remembered"  # its port is unbound and reserved
+
+
+BOUND_STATES = frozenset({LeaseState.LIVE, LeaseState.HELD})
+"""A socket listens if and only if the lease is in one of these."""
 
 
 @dataclass(slots=True)
 class Lease:
-    """The right to one port. `expires_at` counts while remembered (seconds, the table's clock)."""
+    """The right to one port. Times are seconds of the table's clock.
+
+    `promised_until` and `expires_at` are infinite while the lease is live. Between the two a
+    proved lease is kept as a courtesy: its port goes to others when nothing else is left.
+    """
 
     owner: Owner
     port: int
     state: LeaseState
-    generation: int
+    generation: int  # of the newest holding; 0 after a restart, until the node is back
+    promised_until: float
     expires_at: float
-    source: str  # the node's address when it last asked
+    source: str  # the node's IP address when it last asked
+    charged_to: str  # the source that it counts for, see `quota.counted_source`
+    since: float  # when this owner got this port
+    heard_at: float  # end of the last holding; of a live lease the beginning of this one
+    label: str = ""  # the node's own word for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +61,22 @@ class LeaseTimes:
     """Promises, in seconds."""
 
     ttl: float = 180 * 60.0  # remembered so long after the node was last heard
-    quarantine: float = 10 * 60.0  # an expired port is nobody else's for so long
+    proved_ttl: float = 30 * 86400.0  # a proved lease is kept so long, while ports are left
+    hold: float = 0.0  # the port stays bound so long after the node is gone; 0: not at all
+    quarantine: float = 10 * 60.0  # a port that was leased is nobody else's for so long
+
+    def ends(self, identity: Identity, heard_at: float) -> tuple[float, float]:
+        """`promised_until` and `expires_at` of a lease whose node was last heard at this moment."""
+        kept = max(self.ttl, self.proved_ttl) if identity.proved else self.ttl
+        return heard_at + self.ttl, heard_at + kept
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseQuota:
+    """How many leases (live, held and remembered) there may be at most."""
+
+    per_key: int = 8  # of one identity
+    per_source: int = 8  # of one IPv4 address or IPv6 /56
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +87,22 @@ class Grant:
     generation: int
     displaced: bool  # somebody held it until now
     fresh: bool  # the lease did not exist before
+    moved_from: int | None = None  # the port that the owner gave up for this one
+    released: tuple[Lease, ...] = ()  # remembered leases that ended for the quota's sake
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLease:
+    """A lease that ended, or left its port, with the reason in one word."""
+
+    lease: Lease  # as it was
+    at: float
+    outcome: str  # `expired`, `released`, `revoked` or `moved`
+
+
+@dataclass(slots=True)
+class Changes:
+    """What happened in a table: `ports` whose row or socket may have to change."""
+
+    ports: dict[int, None] = field(default_factory=dict)
+    ended: list[EndedLease] = field(default_factory=list)

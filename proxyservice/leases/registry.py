@@ -1,35 +1,34 @@
 """The Twisted service over table and store: bind, commit, announce.
 
-Knows when (a clock), where rows go (the store thread) and whose connection
-holds what; the rules are the table's.
+Knows when (a clock) and whose connection holds what; the rules are the
+table's, the rows `record.py`'s, the order of writes `commits.py`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from hashlib import blake2b
-from math import inf
 from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 from proxyservice.errors import RefusedError, StoreError
-from proxyservice.leases.lease import Grant, Lease, LeaseState, LeaseTimes, Owner
-from proxyservice.leases.store import LeaseStore, Row
-from proxyservice.leases.table import LeaseTable
+from proxyservice.leases.commits import RETRY_SECONDS, GroupCommits
+from proxyservice.leases.lease import BOUND_STATES, Grant, Lease, LeaseQuota, LeaseTimes, Owner
+from proxyservice.leases.record import LeaseRecord
+from proxyservice.leases.store import LeaseStore
 from proxyservice.wire import proxyservice_pb2 as pb
 
 TICK_SECONDS = 1.0
-HEARTBEAT_SECONDS = 60.0
 BINDS_PER_TURN = 64
 """Failing binds in one reactor turn, some 20 us each."""
+
+HISTORY_SECONDS = 90 * 86400.0
 
 log = Logger()
 
@@ -48,11 +47,15 @@ class Holder(Protocol):
     """The holder of a lease: one main connection."""
 
     def lease_lost(self, lease: Lease, outcome: str) -> None:
-        """The holding is over, for the reason that `outcome` names."""
+        """The holding that `lease` shows (a copy, with its port and generation) is over.
+
+        `taken_over`: another holder has it now. `moved`: this holder asked for another port and
+        has that. `released`: it gave it back. `revoked`: the operator ended it.
+        """
 
 
 class LeaseRegistry(Service):
-    """All leases of one service; `wall` is the wall clock, read once, at the start."""
+    """All leases of one service, on the ports of a range; `wall` is the wall clock."""
 
     def __init__(
         self,
@@ -61,51 +64,29 @@ class LeaseRegistry(Service):
         ports: range,
         times: LeaseTimes,
         binder: PortBinder,
-        wall: Any = time.time,
+        wall: Callable[[], float] = time.time,
+        history_seconds: float = HISTORY_SECONDS,
     ) -> None:
         self._reactor = reactor
         self._store = store
         self._ports = ports
         self._times = times
         self._binder = binder
-        self._wall = wall
         self._holders: dict[Owner, Holder] = {}
-        self._dirty: dict[int, None] = {}
-        self._waiters: list[Deferred[None]] = []
-        self._writing = False
-        self._store_failed = False
-        self._heartbeat_at = self._refresh_at = 0.0
+        self._record = LeaseRecord(reactor, store, times, wall, history_seconds)
+        self._commits = GroupCommits(
+            reactor, self._record.collect, store.write, self._record.written
+        )
         self._tick: Any = None
 
-    # ------------------------------------------------------ start and stop
+    # -------------------------------------------------------- start and stop
 
     def startService(self) -> None:
         """Open the store and read it, before the reactor runs. Raises StoreError."""
-        now = self._reactor.seconds()
-        self._wall_offset = self._wall() - now
-        loaded = self._store.open(now + self._wall_offset)
-        self._table = LeaseTable(self._ports, self._times, loaded.epoch)
-        dropped = [row.port for row in loaded.rows if not self._restore(row, loaded.heartbeat, now)]
-        kept = [*(lease.port for lease in self._table), *self._table.quarantined]
-        rows = [row for port in kept if (row := self._row(port, now)) is not None]
-        self._store.write(rows, set(dropped) - set(kept), now + self._wall_offset)
-        self._pool = ThreadPool(1, 1, "lease store")
-        self._reactor.callWhenRunning(self._pool.start)
-        self._heartbeat_at = now + HEARTBEAT_SECONDS
-        self._refresh_at = now + self._times.ttl / 3
+        self._table = self._record.open(self._ports)
+        self._commits.start()
         self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
         super().startService()
-
-    def _restore(self, row: Row, heartbeat: float, now: float) -> bool:
-        left = row.expires - heartbeat
-        if left <= 0 or row.port not in self._ports:
-            if row.owner is not None and row.port not in self._ports:
-                log.warn("port {port} is outside the range now: its lease is gone", port=row.port)
-            return False
-        if row.owner is None:
-            self._table.quarantine(row.port, now + left)
-            return True
-        return self._table.restore(row.owner, row.port, now + left, row.source)
 
     def stopService(self) -> Deferred[None]:
         """Write what is not written, and end the store's thread."""
@@ -113,194 +94,243 @@ class LeaseRegistry(Service):
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
-        for lease in self._table:
-            self._dirty[lease.port] = None
-        last = self._commit(heartbeat=True)
-        last.addErrback(lambda failure: log.error("{why}", why=failure.getErrorMessage()))
-        return last.addBoth(self._end)
+        self._record.end()
+        self._commits.mark(self._record.due_rows(self._reactor.seconds()))
+        return self._commits.stop().addCallback(lambda _: self._store.close())
 
     def abandon_start(self) -> None:
         """Another part could not start, and the reactor will never run."""
         self._store.close()
 
-    def _end(self, _: object) -> None:
-        self._pool.stop()
-        self._store.close()
-
-    # --------------------------------------------------------------- leases
+    # ------------------------------------------------------------- questions
 
     def counts(self) -> dict[str, int]:
         """How many ports are in which state."""
         return self._table.counts()
 
-    def visited(self, port: int) -> tuple[Lease, Holder] | None:
-        """Whose visitors come to this port; None when nobody holds it."""
+    @property
+    def store_failures(self) -> int:
+        """Writes that failed, since the start."""
+        return self._commits.failures
+
+    @property
+    def store_failing(self) -> bool:
+        """The last write failed: new leases are refused, what there is goes on."""
+        return self._commits.failing
+
+    def visited(self, port: int) -> tuple[Lease, Holder | None] | None:
+        """Whose visitors come to this port; the holder is None while the lease is held."""
         lease = self._table.at_port(port)
-        holder = None if lease is None else self._holders.get(lease.owner)
-        return None if lease is None or holder is None else (lease, holder)
+        if lease is None or lease.state not in BOUND_STATES:
+            return None
+        return lease, self._holders.get(lease.owner)
+
+    # -------------------------------------------------------------- granting
 
     @inlineCallbacks
     def acquire(
-        self, owner: Owner, holder: Holder, source: str
+        self,
+        owner: Owner,
+        holder: Holder,
+        source: str,
+        *,
+        wanted_port: int | None = None,
+        label: str = "",
+        limits: LeaseQuota | None = None,
     ) -> Generator[Deferred[Any], Any, Grant]:
-        """Grant, bind, commit; fires with the grant. Fails with RefusedError."""
-        now = self._reactor.seconds()
-        grant = self._table.acquire(owner, now, source)
-        before, self._holders[owner] = self._holders.get(owner), holder
-        if before is not None and before is not holder:
-            log.info("taken over port {port} by {source}", port=grant.lease.port, source=source)
-            before.lease_lost(grant.lease, "taken_over")
+        """Grant, bind, commit; fires with the grant. Fails with RefusedError.
+
+        Each grant begins a new generation, also for the holder that has the lease already.
+        """
+        stored = self._record.port_of(owner)
+        if self._commits.failing and (stored is None or wanted_port not in (None, stored)):
+            raise unstorable()
+        if wanted_port is not None:
+            self._bind_wanted(owner, wanted_port)
+        grant = self._grant(owner, holder, source, wanted_port, label, limits)
         try:
             yield from self._bind(grant)
-            self._dirty[grant.lease.port] = None
-            yield self._commit()
+            yield self._commits.commit()
         except StoreError:
-            self._undo(grant)
-            raise RefusedError(pb.REFUSAL_EXHAUSTED, "the lease cannot be stored") from None
-        if grant.lease.generation != grant.generation:
-            raise RefusedError(pb.REFUSAL_SUPERSEDED, "a newer request took over")
+            self._not_stored(grant)
+        if not self._table.is_current(grant):
+            raise self._overtaken(grant)
+        key = short(owner.identity.net_key)
         log.info(
             "leased port {port} to {key} at {source}",
             port=grant.lease.port,
-            key=short(owner.identity.net_key),
+            key=key,
             source=source,
         )
         return grant
 
+    def _bind_wanted(self, owner: Owner, port: int) -> None:
+        """Before anything else changes: what cannot be bound leaves the lease where it is."""
+        now = self._reactor.seconds()
+        self._table.pass_time(now)
+        self._table.check_wanted(owner, port)
+        try:
+            self._binder.bind(port)
+        except OSError as error:
+            log.warn("port {port} is busy: {error}", port=port, error=error)
+            self._table.wanted_is_busy(port, now)
+            self._note_changes()
+            reason = f"port {port} is in use by another program"
+            raise RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, reason) from None
+
+    def _grant(
+        self,
+        owner: Owner,
+        holder: Holder,
+        source: str,
+        wanted_port: int | None,
+        label: str,
+        limits: LeaseQuota | None,
+    ) -> Grant:
+        lease = self._table.of_owner(owner)
+        before = None if lease is None else replace(lease)
+        now = self._reactor.seconds()
+        try:
+            grant = self._table.acquire(
+                owner, now, source, wanted_port=wanted_port, label=label, limits=limits
+            )
+        except RefusedError:
+            self._unbind_unused([] if wanted_port is None else [wanted_port])
+            raise
+        self._note_changes()
+        former, self._holders[owner] = self._holders.get(owner), holder
+        if former is not None and before is not None:
+            self._tell_former(former, holder, before, grant)
+        return grant
+
+    def _tell_former(self, former: Holder, holder: Holder, before: Lease, grant: Grant) -> None:
+        if former is not holder:
+            source = grant.lease.source
+            log.info("taken over port {port} by {source}", port=before.port, source=source)
+            former.lease_lost(before, "taken_over")
+        elif grant.moved_from is not None:
+            former.lease_lost(before, "moved")
+
     def _bind(self, grant: Grant) -> Generator[Deferred[Any], Any, None]:
         """Bind the lease's port, or move it to one that can be bound. Raises RefusedError."""
         lease, tries = grant.lease, 0
-        while lease.generation == grant.generation and lease.state is LeaseState.LIVE:
+        while self._table.is_current(grant):
             try:
                 self._binder.bind(lease.port)
                 return
             except OSError as error:
                 log.warn("port {port} is busy: {error}", port=lease.port, error=error)
-            self._dirty[lease.port] = None
             try:
-                self._table.port_busy(lease.owner, self._reactor.seconds())
+                self._table.move_from_busy(grant, self._reactor.seconds())
             except RefusedError:
                 del self._holders[lease.owner]
                 raise
-            if not grant.fresh:
-                log.warn("moved a lease to port {port}, its own is busy", port=lease.port)
+            finally:
+                self._note_changes()
             tries += 1
             if tries % BINDS_PER_TURN == 0:
                 yield deferLater(self._reactor, 0)
 
-    def _undo(self, grant: Grant) -> None:
-        lease = grant.lease
-        if lease.generation != grant.generation:
+    def _not_stored(self, grant: Grant) -> None:
+        """Serve a lease that is on disk already; any other grant is undone and refused."""
+        owner = grant.lease.owner
+        stored = self._record.port_of(owner)
+        if not self._table.is_current(grant) or stored == grant.lease.port:
             return
-        if grant.fresh:
-            self._table.withdraw(lease.owner, grant.generation)
-            self._holders.pop(lease.owner, None)
-            self._binder.unbind(lease.port)
-            self._dirty[lease.port] = None
-        else:
-            self.holding_ended(lease.owner, grant.generation)
+        del self._holders[owner]
+        # What is not on disk at all was never announced, by an earlier grant either.
+        undone = grant if stored is not None else replace(grant, fresh=True)
+        self._table.undo(undone, self._reactor.seconds())
+        self._note_changes()
+        raise unstorable()
 
-    def holding_ended(self, owner: Owner, generation: int) -> None:
-        """The holder's connection is gone; a past generation's end changes nothing."""
-        if not self._table.holding_ended(owner, generation, self._reactor.seconds()):
+    def _overtaken(self, grant: Grant) -> RefusedError:
+        if self._table.of_owner(grant.lease.owner) is None:
+            return RefusedError(pb.REFUSAL_DENIED, "the lease was revoked")
+        return RefusedError(pb.REFUSAL_SUPERSEDED, "a newer request took over")
+
+    # ---------------------------------------------------------------- ending
+
+    def holding_ended(self, owner: Owner, generation: int, *, hold: bool = False) -> None:
+        """The holder's connection is gone; a past generation's end changes nothing.
+
+        With `hold` the port stays bound for `LeaseTimes.hold`, and visitors may wait.
+        """
+        if not self._table.holding_ended(owner, generation, self._reactor.seconds(), hold=hold):
             return
         lease = self._table.of_owner(owner)
-        assert lease is not None
-        self._holders.pop(owner, None)
-        self._binder.unbind(lease.port)
-        self._dirty[lease.port] = None
+        assert lease is not None, "it was live a moment ago"
+        del self._holders[owner]
         log.info(
             "node gone from port {port}, remembered for {seconds:.0f} s",
             port=lease.port,
             seconds=self._times.ttl,
         )
-        self._commit_in_background()
+        self._note_changes()
+        self._commits.in_background()
 
-    # ----------------------------------------------------------------- time
+    @inlineCallbacks
+    def release(self, owner: Owner, generation: int) -> Generator[Deferred[Any], Any, None]:
+        """The holder gives its lease back; fires when that is on disk.
+
+        A past generation changes nothing. Fails with RefusedError when the store cannot be
+        written: the lease has ended all the same, and that is written as soon as it can be.
+        """
+        lease = self._table.release(owner, generation, self._reactor.seconds())
+        if lease is None:
+            return
+        self._lost(lease, "released")
+        try:
+            yield self._commits.commit()
+        except StoreError:
+            raise unstorable() from None
+
+    def revoke(self, match: Callable[[Owner], bool]) -> int:
+        """The operator ends all leases of owners that match; how many they were."""
+        leases = [lease for lease in self._table if match(lease.owner)]
+        for lease in leases:
+            self._table.revoke(lease.owner, self._reactor.seconds())
+            self._lost(lease, "revoked")
+        if leases:
+            self._commits.in_background()
+        return len(leases)
+
+    def _lost(self, lease: Lease, outcome: str) -> None:
+        """A lease has left the table."""
+        self._note_changes()
+        holder = self._holders.pop(lease.owner, None)
+        if holder is not None:
+            holder.lease_lost(lease, outcome)
+
+    # ----------------------------------------------------- changes, and time
+
+    def _note_changes(self) -> None:
+        """Close what must not listen any more, and mark what is to be written."""
+        changes = self._table.take_changes()
+        self._unbind_unused(changes.ports)
+        for ended in changes.ended:
+            log.info("{outcome} port {port}", outcome=ended.outcome, port=ended.lease.port)
+        self._commits.mark(changes)
+
+    def _unbind_unused(self, ports: Iterable[int]) -> None:
+        for port in ports:
+            lease = self._table.at_port(port)
+            if lease is None or lease.state not in BOUND_STATES:
+                self._binder.unbind(port)
 
     def _ticked(self) -> None:
         self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
         now = self._reactor.seconds()
-        for lease in self._table.expire(now):
-            self._dirty[lease.port] = None
-            log.info("expired port {port}", port=lease.port)
-        if now >= self._refresh_at:
-            self._refresh_at = now + self._times.ttl / 3
-            live = (lease.port for lease in self._table if lease.state is LeaseState.LIVE)
-            self._dirty.update(dict.fromkeys(live))
-        if self._dirty or now >= self._heartbeat_at:
-            self._commit_in_background()
+        self._table.pass_time(now)
+        self._note_changes()
+        self._commits.mark(self._record.due_rows(now))
+        if self._commits.needed or self._record.is_due(now):
+            self._commits.in_background()
 
-    # ---------------------------------------------------------------- store
 
-    def _commit_in_background(self) -> None:
-        self._commit().addErrback(lambda failure: failure.trap(StoreError))  # told once already
-
-    def _commit(self, *, heartbeat: bool = False) -> Deferred[None]:
-        """Everything dirty goes with the next group; fires when that is on disk."""
-        done: Deferred[None] = Deferred()
-        self._waiters.append(done)
-        if heartbeat:
-            self._heartbeat_at = 0.0
-        if not self._writing:
-            self._write()
-        return done
-
-    def _write(self) -> None:
-        now = self._reactor.seconds()
-        ports, self._dirty = list(self._dirty), {}
-        waiters, self._waiters = self._waiters, []
-        rows = {port: self._row(port, now) for port in ports}
-        heartbeat = None
-        if now >= self._heartbeat_at:
-            self._heartbeat_at = now + HEARTBEAT_SECONDS
-            heartbeat = now + self._wall_offset
-        self._writing = True
-        written: Deferred[None] = deferToThreadPool(
-            self._reactor,
-            self._pool,
-            self._store.write,
-            [row for row in rows.values() if row is not None],
-            [port for port, row in rows.items() if row is None],
-            heartbeat,
-        )
-        written.addCallbacks(
-            self._written, self._not_written, (waiters,), {}, (waiters, ports), {}
-        ).addErrback(lambda failure: log.failure("the store's answer failed", failure))
-
-    def _row(self, port: int, now: float) -> Row | None:
-        """What is to be stored of a port; None: nothing."""
-        lease = self._table.at_port(port)
-        if lease is None:
-            until = self._table.quarantined.get(port)
-            return None if until is None else Row(port, None, until + self._wall_offset)
-        expires = lease.expires_at
-        if expires == inf:
-            # Live: run ahead, so that a crash before the next refresh shortens nothing.
-            expires = now + self._times.ttl + self._times.ttl / 3
-        return Row(port, lease.owner, expires + self._wall_offset, lease.source)
-
-    def _written(self, _: None, waiters: list[Deferred[None]]) -> None:
-        if self._store_failed:
-            self._store_failed = False
-            log.info("the store can be written again")
-        self._settle(waiters, None)
-
-    def _not_written(
-        self, failure: Failure, waiters: list[Deferred[None]], ports: list[int]
-    ) -> None:
-        self._dirty.update(dict.fromkeys(ports))
-        if not self._store_failed:
-            self._store_failed = True
-            log.error("{why}", why=failure.getErrorMessage())
-        self._settle(waiters, failure)
-
-    def _settle(self, waiters: list[Deferred[None]], result: Failure | None) -> None:
-        self._writing = False
-        for waiter in waiters:
-            waiter.callback(None) if result is None else waiter.errback(result)
-        if self._waiters and not self._writing:
-            self._write()
+def unstorable() -> RefusedError:
+    """Nothing is announced that a crash would lose."""
+    return RefusedError(pb.REFUSAL_EXHAUSTED, "the lease cannot be stored now", RETRY_SECONDS)
 
 
 def short(net_key: bytes) -> str:

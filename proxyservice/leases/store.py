@@ -1,13 +1,13 @@
 """Rows that survive: SQLite through SQLAlchemy Core, one connection, one thread.
 
-Stored times are those of a wall clock that never jumps (wall at start plus
-monotonic since). At load a lease has left what it had at the last heartbeat,
-so neither downtime nor a clock set anew shortens it (docs/leases.md).
+Knows tables and files; what the times in a row mean is `rows.py`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,40 +16,19 @@ from sqlalchemy.dialects.sqlite import insert
 
 from proxyservice.errors import StoreError
 from proxyservice.leases.lease import Identity, Owner
+from proxyservice.leases.rows import Batch, PastLease, Row
+from proxyservice.leases.schema import SCHEMA_VERSION, clock, history, leases, prepare
 
-SCHEMA_VERSION = 1
+LOCKED_SECONDS = 2.0
+"""How long to wait for another program's lock; a node gives up after 3 s (docs/protocol.md)."""
 
-_metadata = sa.MetaData()
-_clock = sa.Table(
-    "proxyservice",
-    _metadata,
-    sa.Column("network_id", sa.BigInteger, primary_key=True),
-    sa.Column("schema_version", sa.Integer, nullable=False),
-    sa.Column("epoch", sa.BigInteger, nullable=False),
-    sa.Column("heartbeat", sa.Float, nullable=False),
-)
-_leases = sa.Table(
-    "leases",
-    _metadata,
-    sa.Column("network_id", sa.BigInteger, primary_key=True),
-    sa.Column("port", sa.Integer, primary_key=True),
-    sa.Column("proved", sa.Boolean),  # all of the owner is NULL while a port is quarantined
-    sa.Column("net_key", sa.LargeBinary),
-    sa.Column("connection_id", sa.LargeBinary),
-    sa.Column("origin", sa.Text),
-    sa.Column("expires", sa.Float, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-)
+MOST_PAST_LEASES = 1_000_000
+"""Beyond these the oldest of the history go, some 200 MB: making leases must not fill a disk."""
 
+FORGOTTEN_AT_ONCE = 10_000
+"""Rows of the history that go with one heartbeat; more would hold grants up."""
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One port: a lease of `owner`, or quarantined without one; `expires` is wall time."""
-
-    port: int
-    owner: Owner | None
-    expires: float
-    source: str = ""
+FILE_NAME = "leases.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,124 +37,241 @@ class Loaded:
 
     epoch: int  # of this start; already committed
     heartbeat: float  # wall time when the last run was last alive
-    rows: list[Row]
+    rows: list[Row]  # least recently heard first
 
 
-class LeaseStore:
-    """``url`` is `memory:` or `sqlite:///path`. All methods block; use them from one thread."""
+def store_url(text: str, directory: Path) -> str:
+    """What `--store` means, with an absolute path. Raises ValueError.
 
-    def __init__(self, url: str, network_id: int) -> None:
-        self._network_id = network_id
-        self._where = url
-
-    def open(self, wall_now: float) -> Loaded:
-        """Create or check the schema, raise and commit the epoch, read all rows."""
-        try:
-            self._engine = sa.create_engine(
-                "sqlite://" if self._where == "memory:" else self._where,
-                poolclass=sa.pool.StaticPool,
-                connect_args={"check_same_thread": False, "timeout": 5.0},
-            )
-            return self._open(wall_now)
-        except (sa.exc.SQLAlchemyError, TypeError, ValueError) as error:
-            raise self._failed("opened", error) from None
-
-    def _open(self, wall_now: float) -> Loaded:
-        with self._engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            connection.exec_driver_sql("PRAGMA synchronous=FULL")
-        with self._engine.begin() as connection:
-            _metadata.create_all(connection)
-            own = _clock.c.network_id == self._network_id
-            before = connection.execute(sa.select(_clock).where(own)).one_or_none()
-            if before is not None and before.schema_version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"store {self._where!r} was written by a newer version (schema "
-                    f"{before.schema_version}, this program knows {SCHEMA_VERSION}); upgrade"
-                )
-            epoch = 1 if before is None else before.epoch + 1
-            heartbeat = wall_now if before is None else before.heartbeat
-            self._write_clock(connection, epoch, wall_now if before is None else heartbeat)
-            return Loaded(epoch, heartbeat, self._read(connection))
-
-    def _write_clock(self, connection: sa.Connection, epoch: int, heartbeat: float) -> None:
-        row = {
-            "network_id": self._network_id,
-            "schema_version": SCHEMA_VERSION,
-            "epoch": epoch,
-            "heartbeat": heartbeat,
-        }
-        statement = insert(_clock).values(row)
-        connection.execute(statement.on_conflict_do_update(["network_id"], set_=row))
-
-    def _read(self, connection: sa.Connection) -> list[Row]:
-        found = connection.execute(
-            sa.select(_leases).where(_leases.c.network_id == self._network_id)
-        )
-        return [
-            Row(
-                row.port,
-                None
-                if row.net_key is None
-                else Owner(Identity(row.proved, row.net_key, row.connection_id), row.origin),
-                row.expires,
-                row.source,
-            )
-            for row in found
-        ]
-
-    def write(self, rows: Iterable[Row], gone: Iterable[int], heartbeat: float | None) -> None:
-        """Commit one group: rows to keep, ports whose row goes, and the heartbeat if given."""
-        try:
-            with self._engine.begin() as connection:
-                for port in gone:
-                    connection.execute(
-                        sa.delete(_leases).where(
-                            _leases.c.network_id == self._network_id, _leases.c.port == port
-                        )
-                    )
-                values = [self._values(row) for row in rows]
-                if values:
-                    statement = insert(_leases)
-                    excluded = {c.name: c for c in statement.excluded if c.name != "port"}
-                    connection.execute(
-                        statement.on_conflict_do_update(["network_id", "port"], set_=excluded),
-                        values,
-                    )
-                if heartbeat is not None:
-                    connection.execute(
-                        sa.update(_clock)
-                        .where(_clock.c.network_id == self._network_id)
-                        .values(heartbeat=heartbeat)
-                    )
-        except sa.exc.SQLAlchemyError as error:
-            raise self._failed("written", error) from None
-
-    def _values(self, row: Row) -> dict[str, object]:
-        identity = row.owner and row.owner.identity
-        return {
-            "network_id": self._network_id,
-            "port": row.port,
-            "proved": identity and identity.proved,
-            "net_key": identity and identity.net_key,
-            "connection_id": identity and identity.connection_id,
-            "origin": row.owner and row.owner.origin,
-            "expires": row.expires,
-            "source": row.source,
-        }
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._engine.dispose()
-
-    def _failed(self, what: str, error: Exception) -> StoreError:
-        cause = getattr(error, "orig", None) or error
-        return StoreError(
-            f"store {self._where!r} cannot be {what}: {cause}; check the path, its owner and "
-            "free space, or name another store with --store"
-        )
+    `sqlite:` is a file in the state directory, `sqlite:///path` another, `memory:` forgets.
+    """
+    if text == "memory:":
+        return text
+    if text in ("", "sqlite:"):
+        return sqlite_url(directory / FILE_NAME)
+    path = text.removeprefix("sqlite:///")
+    if path in (text, ""):
+        raise ValueError(f"{text!r} is no store; sqlite:, sqlite:///path or memory:")
+    return sqlite_url(Path(path))
 
 
 def sqlite_url(path: Path) -> str:
     """The URL of a file."""
-    return f"sqlite:///{path}"
+    return f"sqlite:///{path.absolute()}"
+
+
+class LeaseStore:
+    """``url`` as `store_url` returns it. All methods block; use them from one thread.
+
+    Whatever goes wrong is a StoreError of one line that says what to do.
+    """
+
+    def __init__(self, url: str, network_id: int) -> None:
+        self._network_id = network_id
+        self._path = None if url == "memory:" else Path(url.removeprefix("sqlite:///"))
+        self._engine: sa.Engine | None = None
+
+    def open(self, wall_now: float) -> Loaded:
+        """Create or check the tables, raise and commit the epoch, read all rows."""
+        path = self._path
+        existed = path is None or path.exists()
+        with self._errors("opened"):
+            if path is not None and existed and path.stat().st_size == 0:
+                raise StoreError("it is empty, and was not; restore it, or remove it to start anew")
+            self._engine = engine_of(lambda: connect(path or ":memory:"))
+            try:
+                return self._open(self._engine, wall_now)
+            except BaseException:
+                self.close()
+                if path is not None and not existed and path.exists() and not path.stat().st_size:
+                    path.unlink()  # our own attempt
+                raise
+
+    def _open(self, engine: sa.Engine, wall_now: float) -> Loaded:
+        with engine.begin() as connection:
+            prepare(connection)
+            own = clock.c.network_id == self._network_id
+            before = connection.execute(sa.select(clock).where(own)).one_or_none()
+            epoch = 1 if before is None else before.epoch + 1
+            heartbeat = wall_now if before is None else before.heartbeat
+            row = {
+                "network_id": self._network_id,
+                "schema_version": SCHEMA_VERSION,
+                "epoch": epoch,
+                "heartbeat": heartbeat,
+            }
+            upsert = insert(clock).on_conflict_do_update(["network_id"], set_=row)
+            connection.execute(upsert, row)
+            return Loaded(epoch, heartbeat, read_rows(connection, self._network_id))
+
+    def write(self, batch: Batch) -> None:
+        """Commit all of it, or nothing."""
+        with self._errors("written"):
+            assert self._engine is not None, "not open"
+            with self._engine.begin() as connection:
+                self._write(connection, batch)
+
+    def _write(self, connection: sa.Connection, batch: Batch) -> None:
+        own = {"network_id": self._network_id}
+        if batch.gone:
+            connection.execute(_DELETE, [{"n": self._network_id, "p": port} for port in batch.gone])
+        if batch.rows:
+            connection.execute(_UPSERT, [own | _row_values(row) for row in batch.rows])
+        if batch.past:
+            connection.execute(_PAST, [own | _past_values(past) for past in batch.past])
+        if batch.heartbeat is not None:
+            of_network = clock.c.network_id == self._network_id
+            connection.execute(sa.update(clock).where(of_network), {"heartbeat": batch.heartbeat})
+            self._forget(connection, batch.forget_before)
+
+    def _forget(self, connection: sa.Connection, before: float) -> None:
+        newest = connection.execute(sa.select(sa.func.max(history.c.id))).scalar() or 0
+        old = (history.c.network_id == self._network_id) & (history.c.until < before)
+        for too_much in (old, history.c.id <= newest - MOST_PAST_LEASES):
+            some = sa.select(history.c.id).where(too_much).limit(FORGOTTEN_AT_ONCE)
+            connection.execute(sa.delete(history).where(history.c.id.in_(some)))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        with store_errors(self._path, what):
+            yield
+
+
+def engine_of(connection: Callable[[], sqlite3.Connection]) -> sa.Engine:
+    """One connection for ever, and transactions that begin when we say so."""
+    engine = sa.create_engine("sqlite://", creator=connection, poolclass=sa.pool.StaticPool)
+    # Python's sqlite3 would begin by itself, and not before statements that change tables.
+    sa.event.listen(engine, "begin", lambda started: started.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def connect(path: Path | str) -> sqlite3.Connection:
+    """For reading and writing, created when it does not exist. Raises sqlite3.Error."""
+    connection = sqlite3.connect(
+        path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        # Synchronous FULL: what was acknowledged survives a power cut, too.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'leases'")
+        for (table,) in tables.fetchall():
+            found = connection.execute(f"PRAGMA quick_check({table})").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {found}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def store_errors(path: Path | None, what: str) -> Iterator[None]:
+    """Turn every error of the database into a StoreError that says what to do."""
+    where = "in memory" if path is None else str(path)
+    try:
+        yield
+    except StoreError as error:
+        raise StoreError(f"store {where} cannot be {what}: {error}") from None
+    except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, TypeError, ValueError) as error:
+        cause = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise StoreError(f"store {where} cannot be {what}: {cause}; {_advice(cause)}") from None
+
+
+_ADVICE = {
+    "not a database": "restore a backup, or move it away to start without leases",
+    "malformed": "it is damaged: restore a backup, or move it away to start without leases",
+    "locked": "another program uses it: end that one",
+    "readonly": "let this user write to it and to its directory",
+    "full": "make room on that disk",
+    "No space left": "make room on that disk",
+    "unable to open": "check that its directory exists and that this user may write there",
+}
+
+
+def _advice(cause: str) -> str:
+    fitting = (advice for words, advice in _ADVICE.items() if words in cause)
+    return next(fitting, "check the disk, or name another store with --store")
+
+
+# ------------------------------------------------------------------- rows
+
+_DELETE = sa.delete(leases).where(
+    leases.c.network_id == sa.bindparam("n"), leases.c.port == sa.bindparam("p")
+)
+_NEW = insert(leases)
+_UPSERT = _NEW.on_conflict_do_update(
+    ["network_id", "port"],
+    set_={column.name: column for column in _NEW.excluded if not column.primary_key},
+)
+_PAST = sa.insert(history)
+
+
+def read_rows(connection: sa.Connection, network_id: int) -> list[Row]:
+    """All rows of a network, least recently heard first."""
+    chosen = sa.select(leases).where(leases.c.network_id == network_id).order_by(leases.c.heard)
+    return [
+        Row(
+            int(found["port"]),
+            found["state"],
+            owner_in(found),
+            float(found["expires"]),
+            float(found["promised"]),
+            found["since"],
+            found["heard"],
+            found["source"],
+            found["label"],
+        )
+        for found in connection.execute(chosen).mappings()
+    ]
+
+
+def owner_in(found: sa.RowMapping) -> Owner | None:
+    """The owner that four columns name."""
+    if found["net_key"] is None:
+        return None
+    identity = Identity(bool(found["proved"]), found["net_key"], found["connection_id"])
+    return Owner(identity, found["origin"])
+
+
+def _owner_values(owner: Owner | None) -> dict[str, object]:
+    if owner is None:
+        return dict.fromkeys(("proved", "net_key", "connection_id", "origin"))
+    identity = owner.identity
+    return {
+        "proved": identity.proved,
+        "net_key": identity.net_key,
+        "connection_id": identity.connection_id,
+        "origin": owner.origin,
+    }
+
+
+def _row_values(row: Row) -> dict[str, object]:
+    return _owner_values(row.owner) | {
+        "port": row.port,
+        "state": row.state,
+        "expires": row.expires,
+        "promised": row.promised,
+        "since": row.since,
+        "heard": row.heard,
+        "source": row.source,
+        "label": row.label,
+    }
+
+
+def _past_values(past: PastLease) -> dict[str, object]:
+    return _owner_values(past.owner) | {
+        "port": past.port,
+        "since": past.since,
+        "until": past.until,
+        "heard": past.heard,
+        "source": past.source,
+        "label": past.label,
+        "outcome": past.outcome,
+    }

@@ -1,23 +1,32 @@
 """The rules of leases: a pure table from owners to ports.
 
-`now` is an argument, "when is your next deadline?" an answer. Every operation
-is O(log n) at most; a refused one changes nothing. Invariants are listed in
+`now` is an argument. Every operation is O(log n), and a refused one changes
+nothing. What became of ports and leases is noted until `take_changes`, for
+whoever binds sockets and writes rows. The invariants are listed in
 docs/leases.md and checked by tests/leases.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from math import inf
 
 from proxyservice.errors import RefusedError
-from proxyservice.leases.lease import Grant, Lease, LeaseState, LeaseTimes, Owner
+from proxyservice.leases.index import LeaseIndex
+from proxyservice.leases.lease import (
+    Changes,
+    EndedLease,
+    Grant,
+    Lease,
+    LeaseQuota,
+    LeaseState,
+    LeaseTimes,
+    Owner,
+)
+from proxyservice.leases.quota import LeaseCounts, counted_source
+from proxyservice.leases.unleased import UnleasedPorts
 from proxyservice.wire import proxyservice_pb2 as pb
-
-BUSY_SECONDS = 60.0
-"""A port that could not be bound is tried again after this."""
 
 EPOCH_SHIFT = 32
 """A generation is the epoch of the start, then a counter: it rises across restarts unstored."""
@@ -27,145 +36,285 @@ class LeaseTable:
     """Who has which port of `ports` (a range); `epoch` rises with every start."""
 
     def __init__(self, ports: range, times: LeaseTimes, epoch: int) -> None:
-        self._times = times
-        self._generation = epoch << EPOCH_SHIFT
         self._ports = ports
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(ports)
-        self._busy: OrderedDict[int, float] = OrderedDict()  # port -> tried again at
-        self._quarantined: OrderedDict[int, float] = OrderedDict()  # port -> free at
-        self._by_owner: dict[Owner, Lease] = {}
-        self._by_port: dict[int, Lease] = {}
-        self._expiries: list[tuple[float, int]] = []  # (expires_at, port), stale ones included
+        self.times = times
+        self._generation = epoch << EPOCH_SHIFT
+        self._leases = LeaseIndex()
+        self._unleased = UnleasedPorts(ports)
+        self._ended_leases: list[EndedLease] = []
+
+    # -------------------------------------------------------------- questions
 
     def __iter__(self) -> Iterator[Lease]:
-        return iter(self._by_owner.values())
+        return iter(self._leases)
 
     def __len__(self) -> int:
-        return len(self._by_owner)
+        return len(self._leases)
 
     def at_port(self, port: int) -> Lease | None:
         """The lease of a port."""
-        return self._by_port.get(port)
+        return self._leases.at_port(port)
 
     def of_owner(self, owner: Owner) -> Lease | None:
         """The lease of an owner."""
-        return self._by_owner.get(owner)
+        return self._leases.of_owner(owner)
+
+    def is_current(self, grant: Grant) -> bool:
+        """The holding that this grant began has not ended."""
+        return self._held_by(grant.lease.owner, grant.generation) is not None
+
+    def _held_by(self, owner: Owner, generation: int) -> Lease | None:
+        """The live lease, if this is the generation that may act on it."""
+        lease = self._leases.of_owner(owner)
+        if lease is None or lease.state is not LeaseState.LIVE or lease.generation != generation:
+            return None
+        return lease
+
+    def kept(self, port: int) -> tuple[Owner | None, float] | None:
+        """For whom a port without a lease is kept in quarantine, and until when."""
+        return self._unleased.kept(port)
 
     @property
-    def quarantined(self) -> dict[int, float]:
-        """Ports that are nobody's yet, and when they are free."""
-        return dict(self._quarantined)
+    def leased_by(self) -> LeaseCounts:
+        """How many leases identities and sources have; only to be read."""
+        return self._leases.counts
 
     def counts(self) -> dict[str, int]:
         """How many ports are in which state; their sum is the range."""
-        live = sum(lease.state is LeaseState.LIVE for lease in self._by_owner.values())
-        return {
-            "free": len(self._free),
-            "live": live,
-            "remembered": len(self._by_owner) - live,
-            "quarantined": len(self._quarantined),
-            "busy": len(self._busy),
-        }
+        return self._leases.states() | self._unleased.counts()
 
-    def restore(self, owner: Owner, port: int, expires_at: float, source: str) -> bool:
+    def take_changes(self) -> Changes:
+        """What changed since the last call."""
+        changes = Changes(self._leases.changed, self._ended_leases)
+        self._leases.changed, self._ended_leases = {}, []
+        return changes
+
+    # ----------------------------------------------------------- at the start
+
+    def restore(self, lease: Lease) -> bool:
         """Put back a remembered lease of an earlier run; False when its port is not to be had."""
-        if port not in self._free or owner in self._by_owner:
+        if not self._unleased.is_free(lease.port) or self._leases.of_owner(lease.owner) is not None:
             return False
-        del self._free[port]
-        self._add(Lease(owner, port, LeaseState.REMEMBERED, 0, expires_at, source))
+        self._unleased.take(lease.port)
+        self._leases.add(lease)
         return True
 
-    def quarantine(self, port: int, until: float) -> None:
-        """Keep a port from everybody until then; ports in use are left alone."""
-        if port in self._free:
-            del self._free[port]
-            self._quarantined[port] = until
+    def restore_quarantine(self, port: int, owner: Owner | None, until: float) -> bool:
+        """Keep a free port from everybody but `owner`; False when it is not free."""
+        if not self._unleased.is_free(port):
+            return False
+        self._unleased.take(port)
+        self._unleased.quarantine(port, owner, until)
+        self._leases.changed[port] = None
+        return True
 
-    def acquire(self, owner: Owner, now: float, source: str) -> Grant:
-        """Give the owner its port, the one it had if there is one. Raises RefusedError."""
-        lease = self._by_owner.get(owner)
-        fresh = lease is None
-        if lease is None:
-            port = self._take_port(now)
-            lease = Lease(owner, port, LeaseState.REMEMBERED, 0, inf, source)
-            self._add(lease)
-        displaced = lease.state is LeaseState.LIVE
-        self._generation += 1
-        lease.state, lease.generation = LeaseState.LIVE, self._generation
-        lease.expires_at, lease.source = inf, source
-        return Grant(lease, lease.generation, displaced, fresh)
+    # --------------------------------------------------------------- granting
 
-    def _take_port(self, now: float) -> int:
-        while self._busy and next(iter(self._busy.values())) <= now:
-            self._free[self._busy.popitem(last=False)[0]] = None
-        if self._free:
-            return self._free.popitem(last=False)[0]
-        if self._quarantined:
-            return self._quarantined.popitem(last=False)[0]
-        soonest = self._soonest_expiry()
-        retry = max(0.0, soonest - now) if soonest is not None else 0.0
-        raise RefusedError(pb.REFUSAL_EXHAUSTED, "no port is left", retry)
+    def acquire(
+        self,
+        owner: Owner,
+        now: float,
+        source: str,
+        *,
+        wanted_port: int | None = None,
+        label: str = "",
+        limits: LeaseQuota | None = None,
+    ) -> Grant:
+        """Give the owner its port, or the one it wants. Raises RefusedError.
 
-    def _add(self, lease: Lease) -> None:
-        self._by_owner[lease.owner] = self._by_port[lease.port] = lease
-        if lease.expires_at != inf:
-            heapq.heappush(self._expiries, (lease.expires_at, lease.port))
-
-    def port_busy(self, owner: Owner, now: float) -> None:
-        """The lease's port cannot be bound: somebody outside has it. Move to another port.
-
-        Raises RefusedError when there is none; the lease is gone then.
+        Of a lease that exists only another port can be refused. Without `limits` a new one is
+        granted however many there are.
         """
-        lease = self._by_owner[owner]
-        del self._by_port[lease.port]
-        self._busy[lease.port] = now + BUSY_SECONDS
+        self.pass_time(now)
+        self.check_wanted(owner, wanted_port)
+        lease = self._leases.of_owner(owner)
+        if lease is None:
+            return self._acquire_new(owner, now, source, wanted_port, label, limits)
+        before = replace(lease)
+        self._recharge(lease, counted_source(source), limits)
+        lease.source, lease.label = source, label
+        self._go_live(lease, now)
+        moved_from = None
+        if wanted_port is not None and wanted_port != lease.port:
+            moved_from = lease.port
+            self._ended(before, now, "moved")
+            self._change_port(lease, wanted_port, now)
+            self._unleased.quarantine(moved_from, owner, now + self.times.quarantine)
+        displaced = before.state is LeaseState.LIVE
+        return Grant(lease, lease.generation, displaced, fresh=False, moved_from=moved_from)
+
+    def check_wanted(self, owner: Owner, port: int | None) -> None:
+        """Raises RefusedError when the owner cannot have this very port."""
+        lease = self._leases.of_owner(owner)
+        if port is None or (lease is not None and lease.port == port):
+            return
+        if port not in self._ports:
+            reason = f"port {port} is not in {self._ports.start}-{self._ports.stop - 1}"
+            raise RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, reason)
+        if not self._unleased.is_for(port, owner):
+            raise RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, f"port {port} is taken")
+
+    def _acquire_new(
+        self,
+        owner: Owner,
+        now: float,
+        source: str,
+        wanted_port: int | None,
+        label: str,
+        limits: LeaseQuota | None,
+    ) -> Grant:
+        charged, going = counted_source(source), list[Lease]()
+        if limits is not None:
+            going = self._leases.counts.in_the_way(owner.identity, charged, limits)
+        for released in going:
+            self._end(released, now, "released", released.owner)
+        port = self._port_for(owner, now) if wanted_port is None else wanted_port
+        self._unleased.take(port)
+        lease = Lease(owner, port, LeaseState.LIVE, 0, inf, inf, source, charged, now, now, label)
+        self._leases.add(lease)
+        self._go_live(lease, now)
+        return Grant(lease, lease.generation, False, fresh=True, released=tuple(going))
+
+    def _port_for(self, owner: Owner, now: float) -> int:
+        """Any port will do; under pressure one is made free. Raises RefusedError.
+
+        It cannot raise once a lease has ended in this operation: that one's port is left.
+        """
+        port = self._unleased.next_for(owner)
+        if port is None:
+            courtesy = self._leases.beyond_promise(now)
+            if courtesy is None:
+                soonest = min(self._leases.soonest_loss(), self._unleased.soonest())
+                retry = 0.0 if soonest == inf else max(0.0, soonest - now)
+                raise RefusedError(pb.REFUSAL_EXHAUSTED, "no port is left", retry)
+            port = courtesy.port
+            self._end(courtesy, now, "expired", courtesy.owner)
+        return port
+
+    def _go_live(self, lease: Lease, now: float) -> None:
+        self._generation += 1
+        lease.generation, lease.heard_at = self._generation, now
+        lease.promised_until = lease.expires_at = inf
+        self._leases.set_state(lease, LeaseState.LIVE)
+
+    def _recharge(self, lease: Lease, charged: str, limits: LeaseQuota | None) -> None:
+        """Count a lease for where its node is now, if there is room.
+
+        Its promise does not depend on that: without room it stays counted where it is, so that
+        no source gets beyond its quota by leases that began elsewhere.
+        """
+        if charged != lease.charged_to and (
+            limits is None or self._leases.counts.of_source(charged) < limits.per_source
+        ):
+            self._leases.charge(lease, charged)
+
+    # ------------------------------------------------- what could not be done
+
+    def wanted_is_busy(self, port: int, now: float) -> None:
+        """A port without a lease, which somebody wants, cannot be bound."""
+        if port in self._ports and self._leases.at_port(port) is None:
+            self._unleased.busy(port, now)
+            self._leases.changed[port] = None
+
+    def move_from_busy(self, grant: Grant, now: float) -> None:
+        """The port of a current grant cannot be bound: somebody outside has it. Move to another.
+
+        Raises RefusedError when there is none. A fresh lease is gone then; any other is
+        remembered with its port, which may be free again in time.
+        """
+        lease, busy = grant.lease, grant.lease.port
         try:
-            lease.port = self._take_port(now)
+            port = self._port_for(lease.owner, now)
         except RefusedError:
-            del self._by_owner[owner]
+            if grant.fresh:
+                self._leases.remove(lease)
+                self._unleased.busy(busy, now)
+            else:
+                self.holding_ended(lease.owner, grant.generation, now)
             raise
-        self._by_port[lease.port] = lease
+        if grant.fresh:
+            self._change_port(lease, port, now)
+            self._unleased.busy(busy, now)
+        else:
+            self._ended(replace(lease), now, "moved")
+            self._change_port(lease, port, now)
+            self._unleased.busy_of(busy, lease.owner, now, now + self.times.quarantine)
 
-    def holding_ended(self, owner: Owner, generation: int, now: float) -> bool:
-        """The node is gone: remember its lease. A past generation changes nothing."""
-        lease = self._by_owner.get(owner)
-        if lease is None or lease.generation != generation or lease.state is not LeaseState.LIVE:
+    def undo(self, grant: Grant, now: float) -> None:
+        """A grant that could not be stored and was never announced; past ones are left alone."""
+        if not self.is_current(grant):
+            return
+        lease, port, back = grant.lease, grant.lease.port, grant.moved_from
+        if grant.fresh:
+            self._leases.remove(lease)
+            self._unleased.give_back(port, now)
+            for released in grant.released:
+                self._take_back(released, now)
+            return
+        if back is not None and self._unleased.is_for(back, lease.owner):
+            self._change_port(lease, back, now)
+            self._unleased.give_back(port, now)
+        self.holding_ended(lease.owner, grant.generation, now)
+
+    def _take_back(self, lease: Lease, now: float) -> None:
+        """A lease that was released for another that did not come to be."""
+        if self._leases.of_owner(lease.owner) is None and self._unleased.is_for(
+            lease.port, lease.owner
+        ):
+            self._unleased.take(lease.port)
+            lease.since = now
+            self._leases.add(lease)
+
+    # ----------------------------------------------------------------- ending
+
+    def holding_ended(
+        self, owner: Owner, generation: int, now: float, *, hold: bool = False
+    ) -> bool:
+        """The node is gone: keep its lease. A past generation changes nothing."""
+        lease = self._held_by(owner, generation)
+        if lease is None:
             return False
-        lease.state = LeaseState.REMEMBERED
-        lease.expires_at = now + self._times.ttl
-        heapq.heappush(self._expiries, (lease.expires_at, lease.port))
+        lease.heard_at = now
+        lease.promised_until, lease.expires_at = self.times.ends(owner.identity, now)
+        if hold and self.times.hold > 0:
+            self._leases.set_state(lease, LeaseState.HELD, now + self.times.hold)
+        else:
+            self._leases.set_state(lease, LeaseState.REMEMBERED)
         return True
 
-    def withdraw(self, owner: Owner, generation: int) -> bool:
-        """Undo a fresh grant that could not be stored; its port was never announced."""
-        lease = self._by_owner.get(owner)
-        if lease is None or lease.generation != generation:
-            return False
-        del self._by_owner[owner], self._by_port[lease.port]
-        self._free[lease.port] = None
-        return True
+    def release(self, owner: Owner, generation: int, now: float) -> Lease | None:
+        """Its holder gives a lease back; None when the generation is past."""
+        lease = self._held_by(owner, generation)
+        if lease is not None:
+            self._end(lease, now, "released", owner)
+        return lease
 
-    def expire(self, now: float) -> list[Lease]:
-        """End what is due; the leases that expired, whose ports are quarantined from now on."""
-        for waiting in (self._busy, self._quarantined):
-            while waiting and next(iter(waiting.values())) <= now:
-                self._free[waiting.popitem(last=False)[0]] = None
-        expired = []
-        while self._expiries and self._expiries[0][0] <= now:
-            at, port = heapq.heappop(self._expiries)
-            lease = self._by_port.get(port)
-            if lease is None or lease.expires_at != at:
-                continue  # it came back, or is not this lease any more
-            del self._by_owner[lease.owner], self._by_port[port]
-            self._quarantined[port] = now + self._times.quarantine
-            expired.append(lease)
-        return expired
+    def revoke(self, owner: Owner, now: float) -> None:
+        """The operator ends this owner's lease; in quarantine its port is nobody's."""
+        lease = self._leases.of_owner(owner)
+        if lease is not None:
+            self._end(lease, now, "revoked", None)
 
-    def _soonest_expiry(self) -> float | None:
-        while self._expiries:
-            at, port = self._expiries[0]
-            lease = self._by_port.get(port)
-            if lease is not None and lease.expires_at == at:
-                return at
-            heapq.heappop(self._expiries)
-        return None
+    def pass_time(self, now: float) -> None:
+        """End what is due: holds, leases, quarantines, rests of busy ports."""
+        for lease in self._leases.take_expired(now):
+            self._end(lease, now, "expired", lease.owner)
+        for lease in self._leases.take_unheld(now):
+            self._leases.set_state(lease, LeaseState.REMEMBERED)
+        self._leases.changed.update(dict.fromkeys(self._unleased.pass_time(now)))
+
+    # ------------------------------------------------------------------ steps
+
+    def _change_port(self, lease: Lease, port: int, now: float) -> None:
+        """Of a live lease; what becomes of the old port is the caller's to say."""
+        self._unleased.take(port)
+        self._leases.set_port(lease, port)
+        lease.since = now
+
+    def _end(self, lease: Lease, now: float, outcome: str, kept_for: Owner | None) -> None:
+        self._leases.remove(lease)
+        self._unleased.quarantine(lease.port, kept_for, now + self.times.quarantine)
+        self._ended(lease, now, outcome)
+
+    def _ended(self, lease: Lease, now: float, outcome: str) -> None:
+        self._ended_leases.append(EndedLease(lease, now, outcome))

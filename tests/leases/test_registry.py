@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from proxyservice.errors import RefusedError, StoreError
-from proxyservice.leases import registry as registry_module
+from proxyservice.leases import commits as commits_module
 from proxyservice.leases.lease import Grant, Identity, Lease, LeaseTimes, Owner
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.store import LeaseStore, sqlite_url
@@ -24,6 +24,14 @@ class Reactor(Clock):
 
     def callWhenRunning(self, call: Any, *args: Any) -> None:
         call(*args)
+
+
+class NoThread:
+    def __init__(self, least: int, most: int, name: str) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class Sockets:
@@ -84,7 +92,8 @@ def store_thread_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def now(_reactor: Any, _pool: Any, call: Any, *args: Any) -> Deferred[Any]:
         return maybeDeferred(call, *args)
 
-    monkeypatch.setattr(registry_module, "deferToThreadPool", now)
+    monkeypatch.setattr(commits_module, "deferToThreadPool", now)
+    monkeypatch.setattr(commits_module, "ThreadPool", NoThread)
 
 
 def owner(number: int) -> Owner:
@@ -113,7 +122,6 @@ def test_a_crash_shortens_nothing(tmp_path: Path) -> None:
     grant = first.lease(owner(1))
     for _ in range(1000):  # over an hour, no end of the run
         first.clock.advance(4)
-    first.registry._pool.stop()
     second = Run(tmp_path / "db", 1e9 + 1e6, range(1, 9), set())
     second.clock.advance(TIMES.ttl - 1)
     assert ports_after(second) == {b"\1": grant.lease.port}
@@ -145,7 +153,7 @@ def test_half_of_the_range_is_busy(tmp_path: Path) -> None:
     assert got[0].lease.port == 21
     assert run.sockets.bound == {21}
     assert run.registry.counts() == {
-        "free": 19, "live": 1, "remembered": 0, "quarantined": 0, "busy": 20,
+        "free": 19, "live": 1, "held": 0, "remembered": 0, "quarantined": 0, "busy": 20,
     }  # fmt: skip
     run.stop()
 
@@ -173,7 +181,7 @@ def test_acknowledged_only_after_the_commit_and_refused_when_it_fails(
         return pending[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry_module, "deferToThreadPool", later)
+        patch.setattr(commits_module, "deferToThreadPool", later)
         got: list[Any] = []
         for number in range(2):
             run.registry.acquire(owner(number), Node(), "source").addBoth(got.append)

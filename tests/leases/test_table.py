@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxyservice.errors import RefusedError
-from proxyservice.leases.lease import Identity, LeaseState, LeaseTimes, Owner
+from proxyservice.leases.lease import Grant, Identity, LeaseState, LeaseTimes, Owner
 from proxyservice.leases.table import LeaseTable
 
 TIMES = LeaseTimes(ttl=100.0, quarantine=10.0)
@@ -66,7 +66,8 @@ class Model(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 9.0, 50.0, 101.0]))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
-        expired = {lease.owner for lease in self.table.expire(self.now)}
+        self.table.pass_time(self.now)
+        expired = {ended.lease.owner for ended in self.table.take_changes().ended}
         assert expired == {who for who, held in self.held.items() if held[2] <= self.now}
         for who in expired:
             del self.held[who]
@@ -77,13 +78,13 @@ class Model(RuleBasedStateMachine):
         if who not in self.held or self.held[who][2] != inf:
             return
         old, generation, until = self.held.pop(who)
+        lease = self.table.of_owner(who)
+        assert lease is not None
         try:
-            self.table.port_busy(who, self.now)
+            self.table.move_from_busy(Grant(lease, generation, False, fresh=True), self.now)
         except RefusedError:
             assert self.table.of_owner(who) is None
             return
-        lease = self.table.of_owner(who)
-        assert lease is not None
         assert lease.port != old
         self.held[who] = (lease.port, generation, until)
 
@@ -109,8 +110,10 @@ def test_an_expired_port_is_quarantined_from_others_while_another_is_free() -> N
     table = LeaseTable(range(1, 3), TIMES, 1)
     first = table.acquire(owner(1), 0.0, "")
     table.holding_ended(owner(1), first.generation, 0.0)
-    assert table.expire(99.9) == []
-    assert [lease.port for lease in table.expire(100.0)] == [first.lease.port]
+    table.pass_time(99.9)
+    assert table.of_owner(owner(1)) is not None
+    table.pass_time(100.0)
+    assert table.of_owner(owner(1)) is None
     other = table.acquire(owner(2), 101.0, "")
     assert other.lease.port != first.lease.port
     assert table.acquire(owner(3), 102.0, "").lease.port == first.lease.port  # none else is left
@@ -132,9 +135,8 @@ def test_sixteen_ports_and_ten_thousand_requests() -> None:
 def test_what_was_not_stored_is_undone() -> None:
     table = LeaseTable(range(1, 2), TIMES, 1)
     grant = table.acquire(owner(1), 0.0, "")
-    assert table.withdraw(owner(1), grant.generation)
+    table.undo(grant, 0.0)
     assert table.counts()["free"] == 1
-    assert not table.withdraw(owner(1), grant.generation)
 
 
 def test_a_later_epoch_outranks_every_generation_of_an_earlier_one() -> None:

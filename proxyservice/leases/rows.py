@@ -1,0 +1,134 @@
+"""What of a lease is stored, and how a stored lease comes back: pure.
+
+Two kinds of time. `expires`, `promised` and the heartbeat run on a wall clock
+that never jumps (wall at start plus monotonic since), because only their
+differences matter: at load a lease has left what it had at the last heartbeat,
+so neither downtime nor a clock set anew shortens it. `since`, `heard` and
+`until` are for people: the wall clock as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from proxyservice.leases.lease import EndedLease, Lease, LeaseState, Owner
+from proxyservice.leases.quota import counted_source
+from proxyservice.leases.table import LeaseTable
+
+QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One port: a lease of `owner`, or in quarantine after one; all times are wall times."""
+
+    port: int
+    state: str  # a `LeaseState` or `QUARANTINED`
+    owner: Owner | None  # None: kept for nobody, in quarantine
+    expires: float
+    promised: float = 0.0
+    since: float = 0.0
+    heard: float = 0.0
+    source: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PastLease:
+    """Who had a port, from when to when; `until` is None while it still has it."""
+
+    port: int
+    owner: Owner
+    since: float
+    until: float | None
+    heard: float
+    source: str
+    label: str
+    outcome: str  # `expired`, `released`, `revoked`, `moved`; of a lease that lasts, its state
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit writes."""
+
+    rows: Sequence[Row] = ()
+    gone: Sequence[int] = ()  # ports whose row goes
+    past: Sequence[PastLease] = ()
+    heartbeat: float | None = None
+    forget_before: float = -inf  # with a heartbeat: history that ended earlier goes
+
+
+@dataclass(frozen=True, slots=True)
+class WallClock:
+    """From the table's clock to the two kinds of stored time, at one moment."""
+
+    steady: float  # to be added for what never jumps
+    shown: float  # to be added for what people read
+
+
+def row_of(table: LeaseTable, port: int, now: float, ahead: float, wall: WallClock) -> Row | None:
+    """What is to be stored of a port; None: nothing.
+
+    A live lease, which does not expire, is stored as if its node went away in `ahead`
+    seconds, so that a crash before the next refresh shortens nothing.
+    """
+    lease = table.at_port(port)
+    if lease is None:
+        kept = table.kept(port)
+        return kept and Row(port, QUARANTINED, kept[0], kept[1] + wall.steady)
+    promised, expires, heard = lease.promised_until, lease.expires_at, lease.heard_at
+    if lease.state is LeaseState.LIVE:
+        heard, (promised, expires) = now, table.times.ends(lease.owner.identity, now + ahead)
+    return Row(
+        port,
+        lease.state.value,
+        lease.owner,
+        expires + wall.steady,
+        promised + wall.steady,
+        lease.since + wall.shown,
+        heard + wall.shown,
+        lease.source,
+        lease.label,
+    )
+
+
+def restore(table: LeaseTable, row: Row, heartbeat: float, now: float, wall: WallClock) -> bool:
+    """Put a stored port back; False when its time is over or it is outside the range."""
+    left = row.expires - heartbeat
+    if not left > 0:
+        return False
+    if row.state == QUARANTINED or row.owner is None:
+        return table.restore_quarantine(row.port, row.owner, now + left)
+    return table.restore(
+        Lease(
+            row.owner,
+            row.port,
+            LeaseState.REMEMBERED,
+            generation=0,
+            promised_until=min(now + row.promised - heartbeat, now + left),
+            expires_at=now + left,
+            source=row.source,
+            charged_to=counted_source(row.source),
+            since=row.since - wall.shown,
+            heard_at=row.heard - wall.shown,
+            label=row.label,
+        )
+    )
+
+
+def past_lease(ended: EndedLease, wall: WallClock) -> PastLease:
+    """What the history keeps."""
+    lease = ended.lease
+    heard = ended.at if lease.state is LeaseState.LIVE else lease.heard_at
+    return PastLease(
+        lease.port,
+        lease.owner,
+        lease.since + wall.shown,
+        ended.at + wall.shown,
+        heard + wall.shown,
+        lease.source,
+        lease.label,
+        ended.outcome,
+    )

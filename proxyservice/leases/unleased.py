@@ -1,0 +1,114 @@
+"""The ports of the range that are nobody's: free, quarantined or busy.
+
+Knows no leases, only for whom a port is kept in quarantine.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from math import inf
+
+from proxyservice.leases.due import DueTimes
+from proxyservice.leases.lease import Owner
+
+BUSY_SECONDS = 60.0
+"""A port that could not be bound is tried again after this."""
+
+
+class UnleasedPorts:
+    """Every port starts free. Free ports are taken least recently used first, in O(1)."""
+
+    def __init__(self, ports: range) -> None:
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(ports)
+        self._quarantined = DueTimes()
+        self._busy = DueTimes()
+        # Whose a port was and until when nobody else gets it. Outlives `take`, for `give_back`.
+        self._former: dict[int, tuple[Owner | None, float]] = {}
+        self._kept_for: dict[Owner, int] = {}  # the latest such port of an owner
+
+    def counts(self) -> dict[str, int]:
+        """How many ports are in which state."""
+        return {
+            "free": len(self._free),
+            "quarantined": len(self._quarantined),
+            "busy": len(self._busy),
+        }
+
+    def kept(self, port: int) -> tuple[Owner | None, float] | None:
+        """For whom a port is kept, and until when; busy ones too, for their time after."""
+        waits = port in self._quarantined or port in self._busy
+        return self._former.get(port) if waits else None
+
+    def is_free(self, port: int) -> bool:
+        """Nobody has it and nothing keeps it."""
+        return port in self._free
+
+    def is_for(self, port: int, owner: Owner) -> bool:
+        """The owner may have it: it is free, or in quarantine after a lease of this owner."""
+        return port in self._free or (port in self._quarantined and self._former[port][0] == owner)
+
+    def next_for(self, owner: Owner) -> int | None:
+        """The one to take when any will do; None when there is none.
+
+        The owner's last port comes first, then a free one, then what is longest in quarantine.
+        """
+        kept = self._kept_for.get(owner)
+        if kept is not None and kept in self._quarantined:
+            return kept
+        if self._free:
+            return next(iter(self._free))
+        first = self._quarantined.soonest()
+        return None if first is None else first[1]
+
+    def take(self, port: int) -> None:
+        """It gets a lease. Takes a free or quarantined port."""
+        if not self._quarantined.discard(port):
+            del self._free[port]
+
+    def give_back(self, port: int, now: float) -> None:
+        """Undo `take`: what it was in quarantine for still counts."""
+        former = self._former.get(port)
+        if former is not None and former[1] > now:
+            self._quarantined.set(port, former[1])
+        else:
+            self._forget_former(port)
+            self._free[port] = None
+
+    def quarantine(self, port: int, owner: Owner | None, until: float) -> None:
+        """Keep a taken port from everybody but `owner`."""
+        self._note_former(port, owner, until)
+        self._quarantined.set(port, until)
+
+    def busy(self, port: int, now: float) -> None:
+        """Somebody outside has it, whatever it was here."""
+        self._free.pop(port, None)
+        self._quarantined.discard(port)
+        self._busy.set(port, now + BUSY_SECONDS)
+
+    def busy_of(self, port: int, owner: Owner, now: float, until: float) -> None:
+        """The same for a taken port that was this owner's: afterwards it is in quarantine."""
+        self._note_former(port, owner, until)
+        self.busy(port, now)
+
+    def pass_time(self, now: float) -> list[int]:
+        """Busy ports are tried again, quarantines end; the ports whose state changed."""
+        changed = [*self._busy.take_due(now), *self._quarantined.take_due(now)]
+        for port in changed:
+            self.give_back(port, now)
+        return changed
+
+    def soonest(self) -> float:
+        """When a port comes back by itself."""
+        firsts = (self._quarantined.soonest(), self._busy.soonest())
+        return min((first[0] for first in firsts if first is not None), default=inf)
+
+    def _note_former(self, port: int, owner: Owner | None, until: float) -> None:
+        self._forget_former(port)
+        self._former[port] = (owner, until)
+        if owner is not None:
+            self._kept_for[owner] = port
+
+    def _forget_former(self, port: int) -> None:
+        owner, _ = self._former.pop(port, (None, 0.0))
+        if owner is not None and self._kept_for.get(owner) == port:
+            del self._kept_for[owner]
