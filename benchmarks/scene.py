@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,10 +41,16 @@ class Scene:
     relay: Side = field(default_factory=lambda: Side("127.0.0.1"))
     node: Side = field(default_factory=lambda: Side("127.0.0.1"))
 
-    def start(self, side: Side, name: str, command: Sequence[str]) -> Process:
+    def start(
+        self,
+        side: Side,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
         """Start a program on a side; its output goes to `name`.log."""
         log = self.directory / f"{name}-{next(_log_numbers)}.log"
-        return Process(side.command(command), log)
+        return Process(side.command(command), log, environment=environment)
 
 
 _log_numbers = itertools.count(1)

@@ -61,9 +61,10 @@ class ProxyService(Peer):
 
     def _expose(self, control: str, target: Ports, name: str) -> Ports:
         targets = [f"{target.host}:{port}" for _, port in target.each()]
-        key = self.scene.directory / f"{name}-{free_port()}.key"
         command = [str(BESIDE_PYTHON / "proxyservice"), "expose", *targets, "--via", control]
-        node = self.scene.start(self.scene.node, name, [*command, "--key", str(key)])
+        # a key and known relays of its own, away from those of whoever runs this
+        state = {"STATE_DIRECTORY": str(self.scene.directory / f"{name}-{free_port()}")}
+        node = self.scene.start(self.scene.node, name, command, state)
         self.node_end.append(node)
         found = node.wait_for(r"exposed (\S+) at (\S+):(\d+)", START_SECONDS, len(targets))
         public = {match[1]: int(match[3]) for match in found}
