@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from twisted.python.failure import Failure
 
 from proxyservice.errors import FrameError
 from proxyservice.net.deadlines import Deadlines
-from proxyservice.net.eager import RECEIVE_BYTES, EagerProtocol
+from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.keepalive import configure_visitor
 from proxyservice.net.outlet import Outlet
 from proxyservice.server.limits import ServiceLimits
@@ -36,6 +36,7 @@ class RelayVisitor(EagerProtocol):
         self._refused = refused
         self._gone = gone
         self._began_at: float | None = None  # when the unfinished frame began
+        self._watched = False  # a deadline is set
         self._over = False
         self._waiting = False  # for a turn of the outlet, unread meanwhile
 
@@ -43,28 +44,35 @@ class RelayVisitor(EagerProtocol):
         """The visitor is there."""
         configure_visitor(self.transport.getHandle())
 
-    def receiveRoom(self) -> int:
+    def receiveRoom(self) -> int | memoryview:
         """Nothing is read while the node's connection is full: what waits stays in the kernel."""
         if self._outlet.writable:
-            return RECEIVE_BYTES
+            return self._scanner.room()
         self._wait()
         return 0
 
     def bufferReceived(self, view: memoryview) -> None:
-        """Bytes of the visitor; the view is valid during the call only."""
+        """Bytes of the visitor are in the scanner's room."""
+        self._relay(self._scanner.received(len(view)), len(view))
+
+    def dataReceived(self, data: bytes) -> None:
+        """The same over a transport that does not lend its buffer."""
+        self._relay(self._scanner.feed(data), len(data))
+
+    def _relay(self, runs: Iterator[memoryview], received_bytes: int) -> None:
         if self._over:
             return
-        relayed = 0
+        relayed = False
         try:
-            for run in self._scanner.feed(view):
+            for run in runs:
                 self._outlet.write(run)
-                relayed += len(run)
+                relayed = True
         except FrameError as error:
             self._refused(str(error))
             self._end()
             return
-        self._outlet.charge(self, len(view))
-        self._watch_the_clock(begun_anew=relayed > 0)
+        self._outlet.charge(self, received_bytes)
+        self._watch_the_clock(begun_anew=relayed)
         if not self._outlet.writable:
             self._wait()
 
@@ -76,6 +84,8 @@ class RelayVisitor(EagerProtocol):
 
     def send_turn(self) -> None:
         """The outlet has room: read on, at once, and by the reactor if it still has room then."""
+        if self._began_at is not None:
+            self._began_at = self._now()  # what it waited for us is not its time
         self.transport.readNow()
         if self._outlet.writable and not self._over:
             self._waiting = False
@@ -87,16 +97,19 @@ class RelayVisitor(EagerProtocol):
             self._began_at = None
         elif self._began_at is None or begun_anew:
             self._began_at = self._now()
-            self._deadlines.set(self, self._began_at + self._limits.frame_base_seconds)
+            if not self._watched:
+                self._watched = True
+                self._deadlines.set(self, self._began_at + self._limits.frame_base_seconds)
 
     def deadline_passed(self, now: float) -> float | None:
         """The tick: end the visitor if its frame is late. Time under backpressure counts not."""
         if self._began_at is None or self._over:
+            self._watched = False
             return None
         if not self._outlet.writable:
             self._began_at = now
         seconds = self._limits.frame_base_seconds
-        seconds += self._scanner.buffered_bytes / self._limits.frame_bytes_per_second
+        seconds += self._scanner.unfinished_frame_bytes / self._limits.frame_bytes_per_second
         if now < self._began_at + seconds:
             return self._began_at + seconds
         self._refused("a frame that is not complete in time")

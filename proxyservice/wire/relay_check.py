@@ -1,143 +1,202 @@
-"""What a visitor may send through a proxy port, checked without re-encoding.
+"""A visitor's bytes, cut into frames and checked, in runs to be relayed as they are.
 
-`RelayScanner` cuts a visitor's bytes into frames and yields *runs*: slices of
-contiguous good frames, to be relayed as they are. All frames of one read are
-checked in one pass and leave as one slice; only an unfinished frame is copied.
-Rules: docs/protocol.md, "Message relay".
+`RelayScanner` has the visitor's bytes received into memory that it provides,
+checks all frames of one read in one pass and yields them as one *run*: a slice
+of that memory. What is unfinished stays where it is, to be completed in place;
+nothing is copied but short beginnings. Rules: `relay_rules.py`, and
+docs/protocol.md, "Message relay".
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-from google.protobuf.message import DecodeError
-
 from proxyservice.errors import FrameError
-from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.compression import Algorithm, decompress
 from proxyservice.wire.framing import COMPRESSED, HEADER, HEADER_BYTES
+from proxyservice.wire.relay_rules import (
+    MESSAGE_TAG,
+    RelayRules,
+    common_ending,
+    read_varint,
+    usual_sender,
+)
+from proxyservice.wire.spare_buffers import KEPT_BYTES, SpareBuffers
 
-SERVER_NET_KEYS = (b"PORTER_TCP_NETKEY", b"PORTER_UDP_NETKEY")
-"""A visitor that used these could forge the server's own messages."""
+READ_BYTES = 256 * 1024
+"""Most bytes of one read, unless frames are larger."""
 
-FORBIDDEN_OPCODES = frozenset((0, 9, 15, *range(32, 64)))
-"""The server's and the extension's; opcode 9 from a peer crashes deployed nodes."""
+_LARGE_FRAME_BYTES = 16 * 1024
+"""From here on reads are made to end where a frame does, and beginnings stay in place."""
 
-_ADDRESS = re.compile(r"(?:tcp|udp|kcp|quic)://(?:[^\s/:\[\]]+|\[[0-9A-Fa-f:.%\w]+\]):([0-9]{1,5})")
-_KNOWN_ADDRESSES_LIMIT = 64
-"""Addresses remembered as good per visitor; a visitor is one node and uses one or two."""
+_USUAL_LEAST_BYTES = 16
+"""A shorter body has no good sender."""
+
+_SPARE = SpareBuffers()
+_NO_BUFFER = bytearray()
 
 
 class RelayScanner:
     """One visitor's direction; after an error it refuses further input.
 
-    ``inflate_check_bytes`` above 0 also inflates and checks compressed bodies
-    up to that size; by default they are passed on unread.
+    Receive into `room()`, then walk `received(count)`; or `feed` what lies
+    elsewhere. ``inflate_check_bytes`` above 0 also inflates and checks
+    compressed bodies up to that size, and refuses what inflates to more; by
+    default they are passed on unread. Memory grows with the bytes that came,
+    never with a header's claim.
     """
 
-    def __init__(self, network_id: int, max_body_bytes: int, inflate_check_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        network_id: int,
+        max_body_bytes: int,
+        inflate_check_bytes: int = 0,
+        spare: SpareBuffers = _SPARE,
+    ) -> None:
         self._network_id = network_id
         self._max_body_bytes = max_body_bytes
         self._inflate_check_bytes = inflate_check_bytes
-        self._tail = bytearray()
-        self._good_addresses: set[str] = set()
+        self._spare = spare
+        self._rules = RelayRules(network_id)
+        self._usual_ending = common_ending(network_id)
+        self._usual_sender = b""  # the sender field last accepted
+        self._buffer = _NO_BUFFER  # lent; what is unfinished stands at its start
+        self._begun = b""  # or here, when it is short
+        self._filled_bytes = 0
+        self._frame_bytes = 0  # of the unfinished frame, header and all, once known
+        self._read_bytes = READ_BYTES
         self._failed = False
 
     @property
     def buffered_bytes(self) -> int:
         """Bytes held of a frame that is not all here."""
-        return len(self._tail)
+        return self._filled_bytes
 
-    def feed(self, data: bytes | memoryview) -> Iterator[memoryview]:
-        """Yield runs of whole good frames; the views are valid until the next feed.
+    @property
+    def unfinished_frame_bytes(self) -> int:
+        """How long that frame is to be, as far as is known."""
+        return self._frame_bytes or self._filled_bytes
 
-        Raises FrameError at the first bad frame, after those before it.
+    def room(self) -> memoryview:
+        """Where the next bytes go; never empty, valid until `received`."""
+        filled = self._filled_bytes
+        wanted = max(self._read_bytes, self._frame_bytes)
+        if len(self._buffer) < max(self._read_bytes, filled + 1):
+            self._move(min(wanted, max(self._read_bytes, 2 * filled)), 0, filled)
+        return memoryview(self._buffer)[filled:wanted]
+
+    def received(self, count: int) -> Iterator[memoryview]:
+        """Yield the run of good frames that these bytes of `room` complete, if any.
+
+        The view is valid until the next step of the iterator, which is to be
+        walked to its end. Raises FrameError at the first bad frame, after the
+        run of those before it.
         """
-        if self._failed:
-            raise FrameError("bytes after a bad frame")
-        view = memoryview(data)
-        if self._tail:
-            taken = self._grow_tail(view)
-            if taken < 0:
-                return
-            whole, self._tail = self._tail, bytearray()
-            yield from self._runs(memoryview(whole))
-            view = view[taken:]
-        yield from self._runs(view)
-
-    def _grow_tail(self, view: memoryview) -> int:
-        """Complete the unfinished frame; return how much it took, -1 when all was too little."""
-        tail = self._tail
-        taken = 0
-        if len(tail) < HEADER_BYTES:
-            taken = HEADER_BYTES - len(tail)
-            tail += view[:taken]
-            if len(tail) < HEADER_BYTES:
-                return -1
-        missing = HEADER_BYTES + self._header(tail, 0)[2] - len(tail)
-        tail += view[taken : taken + missing]
-        return taken + missing if taken + missing <= len(view) else -1
-
-    def _runs(self, view: memoryview) -> Iterator[memoryview]:
-        start = pos = 0
-        end = len(view)
-        failure: FrameError | None = None
-        try:
-            while end - pos >= HEADER_BYTES:
-                flag, algorithm, body_bytes = self._header(view, pos)
-                stop = pos + HEADER_BYTES + body_bytes
-                if stop > end:
-                    break
-                self._check(flag, algorithm, view[pos + HEADER_BYTES : stop])
-                pos = stop
-        except FrameError as error:
-            self._failed = True
-            failure = error
-        if pos > start:
-            yield view[start:pos]
+        stop = self._filled_bytes + count
+        end, failure = self._scan(stop)
+        if end:
+            yield memoryview(self._buffer)[:end]
         if failure is not None:
-            raise failure
-        if pos < end:
-            self._tail += view[pos:]
-
-    def _header(self, view: memoryview | bytearray, pos: int) -> tuple[int, int, int]:
-        network_id, flag, algorithm, body_bytes = HEADER.unpack_from(view, pos)
-        if network_id != self._network_id or not 0 < body_bytes <= self._max_body_bytes:
             self._failed = True
-            raise FrameError(f"network id {network_id:#010x}, body of {body_bytes} bytes")
-        return flag, algorithm, body_bytes
+            self._filled_bytes, self._begun, self._buffer = 0, b"", _NO_BUFFER
+            raise failure
+        self._keep(end, stop)
 
-    def _check(self, flag: int, algorithm: int, body: memoryview) -> None:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+        """The same for bytes that were received elsewhere."""
+        rest = memoryview(data)
+        while rest:
+            if self._failed:
+                raise FrameError("bytes after a bad frame")
+            room = self.room()
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            rest = rest[count:]
+            yield from self.received(count)
+
+    # ----------------------------------------------------------------- memory
+
+    def _keep(self, start: int, stop: int) -> None:
+        """What is unfinished goes to the start of the buffer, or out of it when it is short."""
+        unfinished = self._filled_bytes = stop - start
+        if unfinished < _LARGE_FRAME_BYTES:
+            self._begun = bytes(memoryview(self._buffer)[start:stop])
+            self._give_back()
+            self._buffer = _NO_BUFFER
+        elif len(self._buffer) > 2 * (ample := 2 * max(self._read_bytes, unfinished)):
+            self._move(ample, start, stop)
+        elif start:
+            view = memoryview(self._buffer)
+            view[:unfinished] = view[start:stop]
+
+    def _move(self, at_least_bytes: int, start: int, stop: int) -> None:
+        """Take another buffer, with this part of the present one at its start."""
+        buffer = self._spare.take(at_least_bytes)
+        buffer[: stop - start] = self._begun or memoryview(self._buffer)[start:stop]
+        self._give_back()
+        self._buffer, self._begun = buffer, b""
+
+    def _give_back(self) -> None:
+        if self._buffer:
+            self._spare.give_back(self._buffer)
+
+    def _expect_more_of(self, body_bytes: int) -> None:
+        """Read so many bytes at once that a read ends where a frame of this size does."""
+        frame_bytes = HEADER_BYTES + body_bytes
+        if _LARGE_FRAME_BYTES <= frame_bytes <= KEPT_BYTES:
+            self._read_bytes = max(1, round(READ_BYTES / frame_bytes)) * frame_bytes
+        else:
+            self._read_bytes = READ_BYTES
+
+    # ----------------------------------------------------------------- frames
+
+    def _scan(self, end: int) -> tuple[int, FrameError | None]:
+        """Check all whole frames before `end`; return where the good ones end, and why there."""
+        data, network_id, most = self._buffer, self._network_id, self._max_body_bytes
+        header_at, starts, ends_usually = HEADER.unpack_from, data.startswith, self._usual_ending
+        sender, pos, good_body_bytes = self._usual_sender, 0, 0
+        self._frame_bytes = 0
+        while end - pos >= HEADER_BYTES:
+            network, flag, algorithm, body_bytes = header_at(data, pos)
+            if network != network_id or not 0 < body_bytes <= most:
+                return pos, FrameError(f"network id {network:#010x}, body of {body_bytes} bytes")
+            body = pos + HEADER_BYTES
+            stop = body + body_bytes
+            if stop > end:
+                self._frame_bytes = stop - pos
+                break
+            known = False
+            if sender and flag != COMPRESSED and body_bytes >= _USUAL_LEAST_BYTES:
+                at = body
+                if data[at] == MESSAGE_TAG:
+                    size = data[at + 1]
+                    at += 2 + size
+                    if size > 0x7F:
+                        size, at = read_varint(data, body + 1)
+                        at = at + size if at else stop
+                known = starts(sender, at, stop)
+                if known and ends_usually(data, at + len(sender), stop):
+                    pos, good_body_bytes = stop, body_bytes
+                    continue
+            try:
+                self._check(flag, algorithm, memoryview(data)[body:stop], known)
+            except FrameError as error:
+                return pos, error
+            sender, pos, good_body_bytes = self._usual_sender, stop, body_bytes
+        if good_body_bytes:
+            self._expect_more_of(good_body_bytes)
+        return pos, None
+
+    def _check(self, flag: int, algorithm: int, body: memoryview, known: bool) -> None:
+        """Judge one body by the rules, and note its sender if not known. Raises FrameError."""
         if flag != COMPRESSED or algorithm in (Algorithm.NONE, Algorithm.BZIP2, Algorithm.FLAT):
-            self._check_message(body)
+            self._rules.check(body)
+            if not known:
+                self._usual_sender = usual_sender(body) or self._usual_sender
             return
         _check_compressed_start(algorithm, body)
         if len(body) <= self._inflate_check_bytes:
-            self._check_message(decompress(algorithm, body, self._inflate_check_bytes))
-
-    def _check_message(self, body: bytes | memoryview) -> None:
-        try:
-            message = pb.Message.FromString(body)  # type: ignore[arg-type]  # upb takes any buffer
-        except DecodeError:
-            raise FrameError("the body is no Message") from None
-        if message.opcode in FORBIDDEN_OPCODES:
-            raise FrameError(f"opcode {message.opcode} is not a visitor's to send")
-        if message.netID != self._network_id:
-            raise FrameError("netID differs")
-        sender = message.sender
-        net_key = sender.net_key
-        if not net_key or net_key in SERVER_NET_KEYS:
-            raise FrameError("sender or net_key missing, or the server's own")
-        if sender.address not in self._good_addresses:
-            self._check_address(sender.address)
-
-    def _check_address(self, address: str) -> None:
-        match = _ADDRESS.fullmatch(address)
-        if match is None or not 0 < int(match[1]) < 65536:
-            raise FrameError("the sender's address is not scheme://host:port")
-        if len(self._good_addresses) < _KNOWN_ADDRESSES_LIMIT:
-            self._good_addresses.add(address)
+            self._rules.check(decompress(algorithm, body, self._inflate_check_bytes))
 
 
 def _check_compressed_start(algorithm: int, body: memoryview) -> None:
