@@ -24,7 +24,9 @@ from proxyservice.process import ExplainedStart, exit_cleanly_on_signals
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.ports import ProxyPorts
+from proxyservice.server.relay_id import relay_id
 from proxyservice.server.service import ProxyService, StateLock
+from proxyservice.server.settings import ServiceSettings
 from proxyservice.state import state_directory
 from proxyservice.units import parse_duration, parse_port_range, parse_size
 
@@ -64,6 +66,15 @@ def _node_address(text: str) -> str:
     return text
 
 
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    if text == "none":
+        return ()
+    try:
+        return tuple(ipaddress.ip_network(one.strip()) for one in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{error}; write networks as 10.0.0.0/8,fd00::/8, or none") from None
+
+
 def _max_frame(text: str) -> int:
     size = parse_size(text)
     if size > MAX_FRAME_LIMIT_BYTES:
@@ -84,6 +95,9 @@ _CHECKS: dict[str, Callable[[str], Any]] = {
     "node-address": _node_address,
     "network-id": _network_id,
     "lease-ttl": parse_duration,
+    "proved-ttl": parse_duration,
+    "keepalive": parse_duration,
+    "trusted-sources": _networks,
     "max-frame": _max_frame,
     "store": _store,
 }
@@ -103,6 +117,9 @@ class Options(PluginOptions):
         ["node-address", None, "", "tcp://IP:PORT that nodes dial. [default: the local address]"],
         ["network-id", None, "1564141146", "Network id."],
         ["lease-ttl", None, "180m", "How long an address is remembered: 90s, 15m, 3h."],
+        ["proved-ttl", None, "30d", "How long a proved address is kept if there is room."],
+        ["keepalive", None, "15s", "Interval told to nodes."],
+        ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
         ["max-frame", None, "64MiB", "Largest relayed frame."],
         ["store", None, "", "memory: or sqlite:///path [default: in the state directory]"],
         ["state-dir", None, "", "[default: $STATE_DIRECTORY, else the XDG state directory]"],
@@ -122,6 +139,10 @@ class Options(PluginOptions):
 
         self["listen"] = self["listen"] or ["tcp:6008"]
         self["state-dir"] = make_state_directory(self["state-dir"])
+        try:
+            self["relay-id"] = relay_id(self["state-dir"])
+        except StartError as error:
+            raise usage.UsageError(f"--state-dir: {error}") from None
         for endpoint in self["listen"]:
             try:
                 serverFromString(reactor, endpoint)
@@ -132,8 +153,8 @@ class Options(PluginOptions):
                 self[name] = check(self[name]) if self[name] else ""
             except ValueError as error:
                 raise usage.UsageError(f"--{name}: {error}") from None
-        for name in ("ports", "network-id", "lease-ttl", "max-frame"):
-            if self[name] == "":
+        for name, default in ((row[0], row[2]) for row in self.optParameters):
+            if default and self[name] == "":
                 raise usage.UsageError(f"--{name} needs a value")
 
 
@@ -167,17 +188,19 @@ def makeService(options: Options) -> Service:
     ports = ProxyPorts(
         reactor, options["port-interface"], lambda *visit: services[0].visitor_arrived(*visit)
     )
-    times = LeaseTimes(ttl=options["lease-ttl"])
+    times = LeaseTimes(ttl=options["lease-ttl"], proved_ttl=options["proved-ttl"])
     registry = LeaseRegistry(reactor, store, options["ports"], times, ports)
-    factory = MainFactory(
-        registry,
-        deadlines,
-        time.monotonic,
+    settings = ServiceSettings(
         network_id=options["network-id"],
+        relay_id=options["relay-id"],
         public_host=options["public-host"],
         node_address=options["node-address"],
+        keepalive_seconds=options["keepalive"],
+        trusted_sources=options["trusted-sources"],
+        times=times,
         limits=ServiceLimits(max_frame_bytes=options["max-frame"]),
     )
+    factory = MainFactory(registry, deadlines, time.monotonic, settings)
     lock = StateLock(directory)
     service = ProxyService(
         reactor, options["listen"], registry, ports, factory, deadlines, lock, options["ports"]

@@ -10,7 +10,6 @@ is the ordinary transport: producers, half-close, abort and TLS are Twisted's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from errno import EAGAIN, EINTR, ENOBUFS
 from typing import Any
 
@@ -39,17 +38,24 @@ class EagerProtocol(Protocol):
 
     transport: Any
 
-    def receiveRoom(self) -> int:
-        """How many bytes may be read now; 0: none, and the protocol sees to reading later."""
+    def receiveRoom(self) -> int | memoryview:
+        """How many bytes may be read now, or the protocol's own memory to read into.
+
+        0: none, and the protocol sees to reading later.
+        """
         return RECEIVE_BYTES
 
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes came; the view ends its life with this call.
 
-        It starts at `HEADROOM_BYTES` of `RECEIVE_BUFFER`, and the bytes before
-        it are the protocol's to overwrite.
+        It is the filled part of the protocol's own memory, or it starts at
+        `HEADROOM_BYTES` of `RECEIVE_BUFFER`, and then the bytes before it are
+        the protocol's to overwrite.
         """
         raise NotImplementedError
+
+    def sendProgressed(self) -> None:
+        """The kernel took bytes of the transport's queue."""
 
     def dataReceived(self, data: bytes) -> None:
         self.bufferReceived(memoryview(data))
@@ -63,9 +69,6 @@ class EagerConnection(tcp.Connection):
 
     high_bytes = 64 * 1024
     """A registered push producer is paused when more than this is queued."""
-
-    on_progress: Callable[[], None] | None = None
-    """Called when the kernel took bytes of the queue."""
 
     _unsent: bytes | bytearray = b""  # what the kernel did not take yet
 
@@ -124,9 +127,17 @@ class EagerConnection(tcp.Connection):
                 self._unsent = b""
             else:
                 del self._unsent[:sent]  # type: ignore[union-attr]  # empty, or a bytearray
-            if self.on_progress is not None:
-                self.on_progress()
+            if isinstance(self.protocol, EagerProtocol):
+                self.protocol.sendProgressed()
         return None if self._unsent else self._drained()
+
+    def loseWriteConnection(self) -> None:
+        """End this direction: now when nothing is queued, else behind the queue."""
+        if self.TLS or self._unsent or not self.connected:
+            super().loseWriteConnection()
+        elif not self._writeDisconnected:
+            self._writeDisconnected = True
+            self._closeWriteConnection()
 
     def _drained(self) -> Any:
         self.stopWriting()
@@ -143,19 +154,19 @@ class EagerConnection(tcp.Connection):
     def doRead(self) -> Any:
         """Read into the shared buffer and lend it to the protocol."""
         protocol = self.protocol
-        receive = getattr(protocol, "bufferReceived", None)
-        if receive is None or self.TLS:
+        if self.TLS or not isinstance(protocol, EagerProtocol):
             return super().doRead()
-        room = protocol.receiveRoom()  # type: ignore[attr-defined]
+        room = protocol.receiveRoom()
         if not room:
             return None
         try:
-            received = self.socket.recv_into(_LANDING, room)
+            landing = _LANDING[:room] if isinstance(room, int) else room
+            received = self.socket.recv_into(landing)
         except OSError as error:
             return None if error.errno in _NOT_NOW else main.CONNECTION_LOST
         if not received:
             return main.CONNECTION_DONE
-        receive(_LANDING[:received])
+        protocol.bufferReceived(landing[:received])
         return None
 
     def readNow(self) -> None:

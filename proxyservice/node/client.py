@@ -1,4 +1,4 @@
-"""Outgoing TCP connections that say how much waits in them, as an `Outlet` needs."""
+"""Outgoing TCP connections with eager transports, as an endpoint."""
 
 from __future__ import annotations
 
@@ -16,30 +16,14 @@ from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from proxyservice.net.eager import EagerClient
+
 CONNECT_SECONDS = 10.0
 
 
-class CountingClient(tcp.Client):
-    """Twisted's client transport, counting."""
-
-    sent_bytes = 0
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes written that the kernel has not taken yet."""
-        return len(self.dataBuffer) - self.offset + self._tempDataLen
-
-    def writeSomeData(self, data: bytes) -> Any:
-        """Count what leaves."""
-        sent = super().writeSomeData(data)
-        if isinstance(sent, int) and sent > 0:
-            self.sent_bytes += sent
-        return sent
-
-
 class _Connector(tcp.Connector):
-    def _makeTransport(self) -> CountingClient:
-        return CountingClient(self.host, self.port, self.bindAddress, self, self.reactor)
+    def _makeTransport(self) -> EagerClient:
+        return EagerClient(self.host, self.port, self.bindAddress, self, self.reactor)
 
 
 class _Attempt(ClientFactory):

@@ -22,19 +22,24 @@ from proxyservice.errors import (
     PeerError,
     ProxyServiceError,
     RefusedError,
+    StartError,
     UnreachableError,
     UntrustedError,
 )
 from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
+from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
 from proxyservice.node.dial import host_port_of
 from proxyservice.node.handshake import Handshake
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.messages import Received, decode_relayed, received
+from proxyservice.streams.multiplexer import Multiplexer, Stream
+from proxyservice.streams.windows import DEFAULT_WINDOW_BYTES
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message, parse_payload
 from proxyservice.wire.framing import (
+    COMPRESSED,
     DEFAULT_MAX_FRAME_BYTES,
     DEFAULT_NETWORK_ID,
     HEADER_BYTES,
@@ -85,6 +90,12 @@ class ConnectionOwner(Interface):
     def message_received(self, message: Received) -> None:
         """A visitor's message."""
 
+    def visited(self, opening: pb.StreamOpen, switch: StreamSwitch, stream: Stream) -> None:
+        """A visitor has come to a stream lease (part B); the stream wants a local end."""
+
+    def lease_lost(self, request_nonce: int, error: RefusedError) -> None:
+        """The lease that this request got is held no more (part B)."""
+
     def draining(self, hint: pb.Draining) -> None:
         """The server is about to stop."""
 
@@ -94,7 +105,6 @@ class ConnectionOwner(Interface):
 
 class NodeConnection(EagerProtocol):
     """One main connection. ``handshake`` is None towards a server of part A."""
-
 
     def __init__(
         self,
@@ -117,7 +127,11 @@ class NodeConnection(EagerProtocol):
         self._heard_at = clock.seconds()
         self._message_nonces = count(1)
         self._request_nonces = count(1)
+        self.last_nonce = 0
+        """Number of the request that was sent last."""
         self._pending: dict[int, Deferred[ProtoMessage]] = {}
+        self.switch: StreamSwitch | None = None
+        """The streams of this connection, once the server has agreed to carry any."""
         self._timer: Any = None
         self._error: ProxyServiceError | None = None
         self.dropped_frames = 0
@@ -143,7 +157,7 @@ class NodeConnection(EagerProtocol):
             self._ready()
             return
         self._timer = self._clock.callLater(CHALLENGE_SECONDS, self._no_challenge)
-        hello = self._handshake.hello(0)
+        hello = self._handshake.hello(DEFAULT_WINDOW_BYTES)
         self._handshake.hello_body = self.send(Opcode.HELLO, hello)[HEADER_BYTES:]
 
     def _no_challenge(self) -> None:
@@ -152,7 +166,7 @@ class NodeConnection(EagerProtocol):
     def _challenge(self, message: pb.Message, frame: Frame) -> None:
         if self._handshake is None:
             return
-        proof = self._handshake.challenge_received(message)
+        proof = self._handshake.challenge_received(message, bytes(frame.body))
         self._timer.cancel()
         if proof is not None:
             self.send(Opcode.PROOF, proof)
@@ -169,7 +183,25 @@ class NodeConnection(EagerProtocol):
         if welcome.keepalive_ms:
             self._keepalive_seconds = welcome.keepalive_ms / 1000
             self._timer.reset(self._keepalive_seconds)
+        if welcome.features >> pb.FEATURE_STREAMS & 1 and self.switch is None:
+            multiplexer = Multiplexer(DEFAULT_WINDOW_BYTES)
+            network_id = self._settings.network_id
+            self.switch = StreamSwitch(network_id, self.outlet, multiplexer, _no_opening)
+            self._decoder.allow_streams(LARGEST_PAYLOAD_BYTES)
         self._owner.welcomed(self, welcome)
+
+    def _stream_open(self, message: pb.Message, frame: Frame) -> None:
+        if self.switch is None:
+            raise FrameError("a stream that was not agreed on")
+        opening = cast("pb.StreamOpen", parse_payload(message))
+        stream = self.switch.multiplexer.opened(
+            message.request_nonce, opening.initial_window, opening.server_window
+        )
+        if stream is not None:
+            self._owner.visited(opening, self.switch, stream)
+            if stream.local is None:
+                self.switch.multiplexer.reset(stream, pb.RESET_UNWANTED, "nobody serves this here")
+        self.switch.tell()
 
     # ------------------------------------------------------------- bytes in
 
@@ -181,18 +213,24 @@ class NodeConnection(EagerProtocol):
                 self._received(item)
                 if self._error is not None:
                     return
-        except (PeerError, RefusedError, UntrustedError) as error:
+        except (PeerError, RefusedError, UntrustedError, StartError) as error:
             self.end(error)
 
     def _received(self, item: Frame | StreamPiece) -> None:
         if isinstance(item, StreamPiece):
+            assert self.switch is not None, "no streams were allowed"
+            self.switch.piece(item)
             return
         try:
             message = decode_relayed(item, self._settings.max_frame_bytes)
         except FrameError:
             self.dropped_frames += 1
             return
-        if message.sender.net_key != SERVER_NET_KEY:
+        if item.flag == COMPRESSED:
+            self._relayed(message)  # the server compresses nothing, and cannot look into this
+        elif message.opcode in STREAM_OPCODES and self.switch is not None:
+            self.switch.control(message)
+        elif message.sender.net_key != SERVER_NET_KEY:
             self._relayed(message)
         elif method := _METHODS.get(message.opcode):
             method(self, message, item)
@@ -216,7 +254,7 @@ class NodeConnection(EagerProtocol):
         Fails with RefusedError, or with UnreachableError when the connection
         ends first. No answer within `REPLY_SECONDS` ends the connection.
         """
-        nonce = next(self._request_nonces)
+        nonce = self.last_nonce = next(self._request_nonces)
         answer: Deferred[ProtoMessage] = Deferred()
         self._pending[nonce] = answer
         answer.addTimeout(REPLY_SECONDS, self._clock, self._no_reply)
@@ -245,7 +283,9 @@ class NodeConnection(EagerProtocol):
         reason = refusal.reason or f"refused with code {refusal.code}"
         error = RefusedError(refusal.code, reason, refusal.retry_after_ms / 1000)
         asked = self._pending.pop(message.request_nonce, None)
-        if asked is None:
+        if asked is None and message.request_nonce:
+            self._owner.lease_lost(message.request_nonce, error)
+        elif asked is None:
             self.end(error)
         elif not asked.called:
             asked.errback(Failure(error))
@@ -280,6 +320,8 @@ class NodeConnection(EagerProtocol):
 
     def _drained(self) -> None:
         """The server has taken what waited for it."""
+        if self.switch is not None:
+            self.switch.tell()
 
     # --------------------------------------------------------------- the end
 
@@ -307,6 +349,8 @@ class NodeConnection(EagerProtocol):
         """The transport is gone, for whatever reason."""
         self._stop_timer()
         self.outlet.close()
+        if self.switch is not None:
+            self.switch.lost("the main connection is gone")
         error = self._error or UnreachableError("the relay closed the connection")
         self._error = error
         pending, self._pending = self._pending, {}
@@ -314,6 +358,10 @@ class NodeConnection(EagerProtocol):
             if not asked.called:
                 asked.errback(Failure(error))
         self._owner.connection_ended(self, error)
+
+
+def _no_opening(stream: Stream) -> bytes:
+    raise AssertionError("nodes open no streams")
 
 
 def _nothing() -> None:
@@ -327,4 +375,5 @@ _METHODS: dict[int, Callable[[NodeConnection, pb.Message, Frame], None]] = {
     Opcode.REFUSAL: NodeConnection._refusal,
     Opcode.RELEASE: NodeConnection._answer,
     Opcode.DRAINING: NodeConnection._drain,
+    Opcode.STREAM_OPEN: NodeConnection._stream_open,
 }

@@ -10,7 +10,13 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyservice.errors import ProxyServiceError, RefusedError, UnreachableError, UntrustedError
+from proxyservice.errors import (
+    ProxyServiceError,
+    RefusedError,
+    StartError,
+    UnreachableError,
+    UntrustedError,
+)
 from proxyservice.node.connection import NodeConnection
 from proxyservice.node.dial import Server
 from proxyservice.node.events import NodeEvents
@@ -145,7 +151,7 @@ def is_final(error: ProxyServiceError) -> bool:
     """Whether the same server would say the same again."""
     if isinstance(error, RefusedError):
         return error.code in FINAL_FOR_SERVER or _is_superseded(error)
-    return isinstance(error, UntrustedError)
+    return isinstance(error, (UntrustedError, StartError))
 
 
 def _hint_seconds(error: ProxyServiceError) -> float:

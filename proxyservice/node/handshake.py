@@ -13,15 +13,12 @@ from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.known_relays import KnownRelays
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import parse_payload
+from proxyservice.wire.proof import NO_BINDING, NONCE_BYTES, Binding, proof_input, sign_proof
 
 VERSION = 1
 """Highest version of part B spoken here."""
 
 FEATURES = 1 << pb.FEATURE_STREAMS | 1 << pb.FEATURE_RELEASE | 1 << pb.FEATURE_DRAINING
-
-NONCE_BYTES = 32
-BINDING_NONE = 0
-"""The binding type of a connection without TLS."""
 
 
 class Handshake:
@@ -48,8 +45,8 @@ class Handshake:
             initial_window=window_bytes,
         )
 
-    def challenge_received(self, message: pb.Message) -> pb.Proof | None:
-        """Check the relay and answer it; None without a key.
+    def challenge_received(self, message: pb.Message, body: bytes) -> pb.Proof | None:
+        """Check the relay and answer the Challenge that came in ``body``; None without a key.
 
         Raises FrameError, RefusedError (a version or binding we cannot speak)
         and UntrustedError.
@@ -60,8 +57,22 @@ class Handshake:
             raise FrameError("a Challenge that makes no sense")
         if not 0 < challenge.version <= VERSION:
             raise RefusedError(pb.REFUSAL_UNSUPPORTED, f"version {challenge.version} offered")
-        if challenge.binding_type != BINDING_NONE:
+        if challenge.binding_type != Binding.NONE:
             raise RefusedError(pb.REFUSAL_UNSUPPORTED, "the relay wants TLS")
         self._known_relays.check(self._server, challenge.relay_id)
         self.challenged = True
-        return None
+        key = self._identity.key
+        if key is None:
+            return None
+        signed = proof_input(
+            self._network_id,
+            challenge.relay_id,
+            Binding.NONE,
+            NO_BINDING,
+            challenge.server_nonce,
+            self._client_nonce,
+            self._identity.net_key,
+            self.hello_body,
+            body,
+        )
+        return pb.Proof(signature=sign_proof(key, signed))

@@ -39,6 +39,8 @@ class NodeLease:
         self.granted = False
         """The present main connection holds it."""
         self.generation = 0
+        self.request_nonce = 0
+        """Number of the request by which the present connection asked for it."""
         self.error: ProxyServiceError | None = None
         """Why it was refused for good."""
         self._waiting: list[Deferred[str]] = []

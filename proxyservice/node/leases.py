@@ -88,6 +88,14 @@ class NodeLeases:
         for lease in self._wanted.values():
             lease.granted = False
 
+    def lost(self, request_nonce: int, error: RefusedError) -> None:
+        """The server has ended a lease that was granted: another process has it, or nobody."""
+        for origin, lease in list(self._wanted.items()):
+            if lease.granted and lease.request_nonce == request_nonce:
+                del self._wanted[origin]
+                lease.refuse(error)
+                self._events.lease_refused(lease, error)
+
     def give_up(self, error: ProxyServiceError) -> None:
         """Nothing will be granted any more."""
         leases, self._wanted = self._wanted, {}
@@ -96,6 +104,7 @@ class NodeLeases:
 
     def _ask(self, connection: NodeConnection, lease: NodeLease) -> None:
         asked = connection.request(Opcode.PROXY_REQUEST, lease.request(connection.speaks_part_a))
+        lease.request_nonce = connection.last_nonce
         asked.addCallbacks(self._granted, self._refused, (lease,), {}, (connection, lease), {})
         asked.addErrback(lambda failure: log.failure("asking for a lease failed", failure))
 

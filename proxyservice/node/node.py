@@ -14,7 +14,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.errors import FrameError, ProxyServiceError, RefusedError
+from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.node.connection import ConnectionSettings, NodeConnection
 from proxyservice.node.dial import Server, parse_server, peer_endpoint
 from proxyservice.node.dialler import Dialler
@@ -26,6 +27,8 @@ from proxyservice.node.lease import NodeLease
 from proxyservice.node.leases import NodeLeases
 from proxyservice.node.messages import Received, encode_application_message
 from proxyservice.node.peers import PeerLinks
+from proxyservice.node.streams import Acceptor, Visit
+from proxyservice.streams.multiplexer import Stream
 from proxyservice.wire import proxyservice_pb2 as pb
 
 log = Logger()
@@ -86,7 +89,7 @@ class Node(Service):
         mode: pb.Mode = pb.MODE_MESSAGES,
         port: int | None = None,
         label: str = "",
-        acceptor: Any = None,
+        acceptor: Acceptor | None = None,
     ) -> NodeLease:
         """Want a proxy address for an origin address, from now on until it is released.
 
@@ -185,6 +188,23 @@ class Node(Service):
         """The server names what holds here."""
         if self._leases.first(pb.MODE_STREAMS) and not welcome.features >> pb.FEATURE_STREAMS & 1:
             connection.end(RefusedError(pb.REFUSAL_UNSUPPORTED, "the relay carries no streams"))
+
+    def visited(self, opening: pb.StreamOpen, switch: StreamSwitch, stream: Stream) -> None:
+        """Hand the stream to whoever serves its lease; what that raises ends the stream alone."""
+        lease = self._leases.get(opening.origin_address)
+        if lease is None or lease.acceptor is None:
+            return
+        try:
+            lease.acceptor.accept(Visit.of(opening), switch, stream)
+        except FrameError:
+            raise
+        except Exception:  # the application's mistake must not end the connection
+            log.failure("a visitor could not be served")
+            stream.local = None
+
+    def lease_lost(self, request_nonce: int, error: RefusedError) -> None:
+        """Another process has this lease, or the operator took it."""
+        self._leases.lost(request_nonce, error)
 
     def message_received(self, message: Received) -> None:
         """Tell the listeners; what they raise is logged and goes no further."""

@@ -14,13 +14,13 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from proxyservice.errors import ProxyServiceError
-from proxyservice.leases.lease import Lease
+from proxyservice.leases.lease import Lease, LeaseQuota
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.outlet import Outlet
-from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.main import MainConnection
 from proxyservice.server.relay_visitor import RelayVisitor
+from proxyservice.server.settings import ServiceSettings
 from proxyservice.wire.relay_check import RelayScanner
 
 log = Logger()
@@ -36,19 +36,12 @@ class MainFactory(Factory):
         registry: LeaseRegistry,
         deadlines: Deadlines,
         now: Callable[[], float],
-        *,
-        network_id: int,
-        public_host: str = "",  # empty: the local address of the main connection
-        node_address: str = "",  # empty: the accepted socket's local address
-        limits: ServiceLimits,
+        settings: ServiceSettings,
     ) -> None:
         self.registry = registry
         self.deadlines = deadlines
         self.now = now
-        self.network_id = network_id
-        self.public_host = public_host
-        self.node_address = node_address
-        self.limits = limits
+        self.settings = settings
         self.connections: set[MainConnection] = set()
         self._strangers: OrderedDict[MainConnection, None] = OrderedDict()
         self._strangers_of: dict[str, int] = {}
@@ -67,7 +60,7 @@ class MainFactory(Factory):
         self._strangers[connection] = None
         source = connection.source
         self._strangers_of[source] = self._strangers_of.get(source, 0) + 1
-        if len(self._strangers) > self.limits.connections_without_identity:
+        if len(self._strangers) > self.settings.limits.connections_without_identity:
             busiest = max(self._strangers_of, key=self._strangers_of.__getitem__)
             oldest = next(one for one in self._strangers if one.source == busiest)
             oldest.abort("too many connections without identity")
@@ -88,6 +81,10 @@ class MainFactory(Factory):
         self.identified(connection)
         self.connections.discard(connection)
 
+    def quota(self, connection: MainConnection) -> LeaseQuota | None:
+        """How many leases this node may have; None: any number."""
+        return None if self.settings.trusts(connection.source) else self.settings.quota
+
     # -------------------------------------------------------------- visitors
 
     def relay_visitor(
@@ -95,11 +92,11 @@ class MainFactory(Factory):
     ) -> RelayVisitor:
         """The protocol of a visitor in message mode."""
         return RelayVisitor(
-            RelayScanner(self.network_id, self.limits.max_frame_bytes),
+            RelayScanner(self.settings.network_id, self.settings.limits.max_frame_bytes),
             outlet,
             self.deadlines,
             self.now,
-            self.limits,
+            self.settings.limits,
             lambda reason: self.visitor_refused(lease, reason),
             gone,
         )

@@ -3,14 +3,16 @@
 A `MainConnection` turns bytes into frames, frames into methods by a table, and
 decides when the connection ends. Rules of frames are in `wire`, rules of
 leases in `leases`, what is held in `node_leases.py`; here they meet one node's
-transport.
+transport. A connection whose first frame is Hello speaks part B of the
+protocol, every other one part A, for good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import Message as ProtoMessage
 from twisted.logger import Logger
@@ -22,11 +24,28 @@ from proxyservice.net.addresses import canonical, format_host_port
 from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
-from proxyservice.server.node_leases import NodeLeases
+from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
+from proxyservice.server.handshake import Handshake
+from proxyservice.server.node_leases import LeaseRequest, NodeLeases
 from proxyservice.server.patience import Late, Patience
+from proxyservice.server.stream_visitor import StreamVisitor
+from proxyservice.streams.multiplexer import Multiplexer, Stream
 from proxyservice.wire import proxyservice_pb2 as pb
-from proxyservice.wire.envelope import Opcode, decode_main, encode_message, parse_payload
-from proxyservice.wire.framing import CONTROL_FRAME_BYTES, Frame, FrameDecoder
+from proxyservice.wire.envelope import (
+    Opcode,
+    check_main,
+    decode_message,
+    encode_message,
+    parse_payload,
+)
+from proxyservice.wire.framing import (
+    COMPRESSED,
+    CONTROL_FRAME_BYTES,
+    HEADER_BYTES,
+    Frame,
+    FrameDecoder,
+    StreamPiece,
+)
 
 if TYPE_CHECKING:
     from proxyservice.server.factory import MainFactory
@@ -44,22 +63,25 @@ class MainConnection(EagerProtocol):
 
     def connectionMade(self) -> None:
         """A socket was accepted; nothing is known of its owner yet."""
-        factory = self.factory
+        factory, settings = self.factory, self.factory.settings
         configure_main_connection(self.transport)
         peer, host = self.transport.getPeer(), self.transport.getHost()
         self.source = canonical(peer.host)
         self.local_host = canonical(host.host)
         self.identity: Identity | None = None
+        self.handshake: Handshake | None = None
+        self.switch: StreamSwitch | None = None
         self.leases = NodeLeases(self, factory)
-        address = factory.node_address or "tcp://" + format_host_port(self.local_host, host.port)
+        address = settings.node_address or "tcp://" + format_host_port(self.local_host, host.port)
         self._sender = pb.ID(net_key=SERVER_NET_KEY, address=address)
-        self._decoder = FrameDecoder(factory.network_id, CONTROL_FRAME_BYTES)
+        self._decoder = FrameDecoder(settings.network_id, CONTROL_FRAME_BYTES)
         self.outlet = Outlet(self.transport, on_drain=self._drained, on_full=self._filled)
         self.closing = False
         self._bytes_before_identity = 0
+        self._first_frame = True
         self._messages_sent = 0
         self._answer_bytes = 0
-        self.patience = Patience(factory.limits, factory.now())
+        self.patience = Patience(settings.limits, factory.now())
         self._be_punctual()
         factory.arrived(self)
 
@@ -72,7 +94,7 @@ class MainConnection(EagerProtocol):
         if self.patience.heard(self.factory.now()):
             self._be_punctual()
         if self.identity is None:
-            limit = self.factory.limits.bytes_before_identity - self._bytes_before_identity
+            limit = self.factory.settings.limits.bytes_before_identity - self._bytes_before_identity
             stranger, view = view[:limit], view[limit:]
             self._bytes_before_identity += len(stranger)
             self._decode(stranger)
@@ -83,32 +105,49 @@ class MainConnection(EagerProtocol):
 
     def _decode(self, view: memoryview) -> None:
         try:
-            for frame in self._decoder.feed(view):
-                assert isinstance(frame, Frame), "no streams were allowed"
-                message = decode_main(frame, self.factory.network_id)
-                method = _METHODS.get(message.opcode)
-                if method is not None:
-                    method(self, message)
+            for item in self._decoder.feed(view):
+                if isinstance(item, StreamPiece):
+                    assert self.switch is not None, "no streams were allowed"
+                    self.switch.piece(item)
+                else:
+                    self._frame(item)
                 if self.closing:
                     return
         except PeerError as error:
             self.refuse_peer(error)
 
+    def _frame(self, frame: Frame) -> None:
+        message = decode_message(frame)
+        first, self._first_frame = self._first_frame, False
+        if self.switch is not None and message.opcode in STREAM_OPCODES:
+            if frame.flag == COMPRESSED:
+                raise FrameError("a compressed stream frame")
+            self.switch.control(message)
+            return
+        check_main(message, self.factory.settings.network_id)
+        if first and message.opcode == Opcode.HELLO:
+            self._hello(message, bytes(frame.body))
+            return
+        method = _METHODS.get(message.opcode)
+        if method is None and self.handshake is not None:
+            method = _PART_B_METHODS.get(message.opcode)
+        if method is not None:
+            method(self, message)
+
     # ------------------------------------------------------- what nodes say
 
     def _keepalive(self, message: pb.Message) -> None:
         self._check_identity(message.sender)
-        if self.leases.granted or self.leases.pending:
-            self._answer_in_order(lambda: self.answer(Opcode.KEEPALIVE_RESPONSE))
+        if self.leases.any or (self.handshake is not None and self.identity is not None):
+            self._answer_in_order(partial(self.answer, Opcode.KEEPALIVE_RESPONSE))
 
     def _metric(self, message: pb.Message) -> None:
-        request = parse_payload(message)
-        assert isinstance(request, pb.MetricRequest)
+        request = cast("pb.MetricRequest", parse_payload(message))
         answer = pb.MetricResponse(send_timestamp=request.send_timestamp, raw_data=request.raw_data)
         nonce = message.request_nonce
-        self._answer_in_order(lambda: self.answer(Opcode.METRIC_RESPONSE, answer, nonce))
+        self._answer_in_order(partial(self.answer, Opcode.METRIC_RESPONSE, answer, nonce))
 
-    def _answer_in_order(self, answer: Callable[[], None]) -> None:
+    def _answer_in_order(self, answer: Callable[[], object]) -> None:
         """Answer now, or after the lease that is being stored."""
         if self.leases.pending:
             self.leases.after_grant(answer)
@@ -116,16 +155,21 @@ class MainConnection(EagerProtocol):
             answer()
 
     def _proxy_request(self, message: pb.Message) -> None:
-        request = parse_payload(message)
-        assert isinstance(request, pb.ProxyRequest)
+        request = cast("pb.ProxyRequest", parse_payload(message))
         sender = message.sender
         if self.identity is None:
-            self.identity = Identity(False, sender.net_key, sender.connection_id)
-            self.factory.identified(self)
-            self.patience.identified(inf)
-            self._be_punctual()
+            self._identified(Identity(False, sender.net_key, sender.connection_id))
         self._check_identity(sender)
-        self.leases.request(self.identity, request.origin_address)
+        if self.handshake is None:
+            self.leases.request(LeaseRequest.part_a(request))
+            return
+        if not message.request_nonce:
+            raise FrameError("a ProxyRequest without request_nonce")
+        try:
+            asked = LeaseRequest.part_b(request, message.request_nonce)
+            self.leases.request(asked)
+        except RefusedError as error:
+            self.refuse_request(error, message.request_nonce)
 
     def _check_identity(self, sender: pb.ID) -> None:
         identity = self.identity
@@ -133,46 +177,115 @@ class MainConnection(EagerProtocol):
             return
         if sender.net_key != identity.net_key:
             raise FrameError("a second net_key on one connection")
-        if sender.connection_id != identity.connection_id:
+        if not identity.proved and sender.connection_id != identity.connection_id:
             raise FrameError("a second connection_id on one connection")
+
+    # --------------------------------------------------------------- part B
+
+    def _hello(self, message: pb.Message, body: bytes) -> None:
+        settings = self.factory.settings
+        handshake = Handshake(settings.network_id, settings.relay_id, message, body)
+        self.handshake = handshake
+        frame = self.answer(Opcode.CHALLENGE, handshake.challenge())
+        handshake.challenged(frame[HEADER_BYTES:], self.factory.now())
+
+    def _proof(self, message: pb.Message) -> None:
+        assert self.handshake is not None
+        if self.identity is not None:
+            raise FrameError("a Proof after the identity was settled")
+        try:
+            self._identified(self.handshake.prove(message, self.factory.now()))
+        except RefusedError as error:
+            self.refuse(error)
+
+    def _release(self, message: pb.Message) -> None:
+        release = cast("pb.Release", parse_payload(message))
+        if self.identity is None or not message.request_nonce:
+            raise FrameError("a Release without identity or request_nonce")
+        self._check_identity(message.sender)
+        self.leases.release(release.origin_address, message.request_nonce)
+
+    def _identified(self, identity: Identity) -> None:
+        """It is known who this is; a node of part B is told what holds for it."""
+        self.identity = identity
+        self.factory.identified(self)
+        if self.handshake is None:
+            self.patience.identified(inf)
+            self._be_punctual()
+            return
+        self.patience.identified(self.factory.settings.silence_seconds)
+        self._be_punctual()
+        features = self.handshake.features
+        self.answer(Opcode.WELCOME, self.factory.settings.welcome(features, proved=identity.proved))
+        if self.handshake.speaks(pb.FEATURE_STREAMS):
+            multiplexer = Multiplexer(self.handshake.window_bytes)
+            network_id = self.factory.settings.network_id
+            self.switch = StreamSwitch(network_id, self.outlet, multiplexer, self._opening)
+            self._decoder.allow_streams(LARGEST_PAYLOAD_BYTES)
+
+    def _opening(self, stream: Stream) -> bytes:
+        visitor: StreamVisitor = stream.local
+        return self._encode(Opcode.STREAM_OPEN, visitor.opening(), stream.id)
 
     # ------------------------------------------------------------- bytes out
 
-    def answer(
-        self, opcode: int, payload: ProtoMessage | bytes = b"", request_nonce: int | None = None
-    ) -> None:
-        """Send an answer; stop listening to a node that does not read its answers."""
-        if self.closing:
-            return
+    def _encode(
+        self, opcode: int, payload: ProtoMessage | bytes, nonce: int = 0, *, reply: bool = False
+    ) -> bytes:
         self._messages_sent += 1
-        frame = encode_message(
-            self.factory.network_id,
+        return encode_message(
+            self.factory.settings.network_id,
             opcode,
             payload,
             sender=self._sender,
             message_nonce=self._messages_sent,
-            request_nonce=request_nonce or 0,
-            reply=request_nonce is not None,
+            request_nonce=nonce,
+            reply=reply,
         )
+
+    def answer(
+        self, opcode: int, payload: ProtoMessage | bytes = b"", request_nonce: int | None = None
+    ) -> bytes:
+        """Send a frame and return it; stop listening to a node that does not read its answers."""
+        if self.closing:
+            return b""
+        reply = request_nonce is not None
+        frame = self._encode(opcode, payload, request_nonce or 0, reply=reply)
         self.outlet.write(frame)
         if not self.outlet.queued_bytes:
             self._answer_bytes = 0
-            return
+            return frame
         self._answer_bytes += len(frame)
-        if self._answer_bytes > self.factory.limits.answers_high_bytes:
+        if self._answer_bytes > self.factory.settings.limits.answers_high_bytes:
             self.transport.pauseProducing()
+        return frame
+
+    def refuse_request(self, error: RefusedError, request_nonce: int) -> None:
+        """Part B: this request is refused, and nothing else."""
+        self.factory.refused(self, error)
+        refusal = pb.Refusal(
+            code=cast("pb.RefusalCode", error.code),
+            reason=error.reason,
+            retry_after_ms=int(error.retry_after_seconds * 1000),
+        )
+        self.answer(Opcode.REFUSAL, refusal, request_nonce)
 
     def refuse(self, error: RefusedError) -> None:
-        """No lease: a part-A node would understand no answer, so it is closed a second later."""
-        self.factory.refused(self, error)
-        self.patience.close_later(
-            self.factory.now(), self.factory.limits.close_after_refusal_seconds
-        )
+        """Nothing for this node here: it is told if it understands, and closed a second later."""
+        if self.handshake is not None:
+            self.refuse_request(error, 0)
+        else:
+            self.factory.refused(self, error)
+        after_seconds = self.factory.settings.limits.close_after_refusal_seconds
+        self.patience.close_later(self.factory.now(), after_seconds)
         self._be_punctual()
 
     def refuse_peer(self, error: PeerError) -> None:
         """The node broke the protocol; this ends its connection and nobody else's."""
-        self.factory.refused(self, error)
+        if self.handshake is not None:
+            self.refuse_request(RefusedError(pb.REFUSAL_MALFORMED, str(error)), 0)
+        else:
+            self.factory.refused(self, error)
         self.close()
 
     def broken(self, failure: Failure) -> None:
@@ -192,7 +305,10 @@ class MainConnection(EagerProtocol):
         self.patience.drained()
         if self._answer_bytes:
             self._answer_bytes = 0
-            self.transport.resumeProducing()
+            if not self.closing:
+                self.transport.resumeProducing()
+        if self.switch is not None:
+            self.switch.tell()
 
     def _be_punctual(self) -> None:
         at = self.patience.next_deadline()
@@ -217,6 +333,7 @@ class MainConnection(EagerProtocol):
         if self.closing:
             return
         self._let_go()
+        self.outlet.close()
         self.transport.unregisterProducer()
         self.patience.closing(self.factory.now())
         self._be_punctual()
@@ -232,6 +349,8 @@ class MainConnection(EagerProtocol):
         """Give up what this connection holds; whatever comes late finds nothing."""
         self.closing = True
         self.leases.let_go()
+        if self.switch is not None:
+            self.switch.lost("the node is gone")
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
         """The transport is gone, for whatever reason."""
@@ -241,8 +360,15 @@ class MainConnection(EagerProtocol):
         self.factory.gone(self)
 
 
-_METHODS: dict[int, Callable[[MainConnection, pb.Message], None]] = {
+_Method = Callable[[MainConnection, pb.Message], None]
+
+_METHODS: dict[int, _Method] = {
     Opcode.KEEPALIVE: MainConnection._keepalive,
     Opcode.PROXY_REQUEST: MainConnection._proxy_request,
     Opcode.METRIC_REQUEST: MainConnection._metric,
+}
+
+_PART_B_METHODS: dict[int, _Method] = {
+    Opcode.PROOF: MainConnection._proof,
+    Opcode.RELEASE: MainConnection._release,
 }

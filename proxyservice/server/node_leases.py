@@ -1,29 +1,96 @@
-"""The lease that one main connection holds, and its visitors.
+"""The leases that one main connection holds, and their visitors.
 
 Between a node's requests and the registry: it answers what is already held,
 asks for what is not, and closes the visitors of what is lost. Frames and
 transports are `main.py`'s. A part-A node has one lease for each connection: a
-further request, whatever its origin address, hears the same address again.
+further request, whatever its origin address, hears the same address again. A
+node of part B has one for each origin address.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
-from proxyservice.errors import RefusedError
+from proxyservice.errors import FrameError, RefusedError
 from proxyservice.leases.lease import Grant, Lease, Owner
 from proxyservice.net.addresses import format_host_port
 from proxyservice.server.relay_visitor import RelayVisitor
+from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
 
 if TYPE_CHECKING:
-    from proxyservice.leases.lease import Identity
     from proxyservice.server.factory import MainFactory
     from proxyservice.server.main import MainConnection
+
+ORIGIN_LIMIT_BYTES = 1024
+"""An origin address is a key in the store; the longest host name has 253."""
+
+LABEL_LIMIT_BYTES = 64
+"""Text for people in a list."""
+
+_WANTED = re.compile(r"(?:.*:)?([0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """What a node asks for; `nonce` is None from a node of part A."""
+
+    origin: str
+    nonce: int | None = None
+    mode: int = pb.MODE_MESSAGES
+    wanted_port: int | None = None
+    label: str = ""
+
+    @classmethod
+    def part_a(cls, request: pb.ProxyRequest) -> LeaseRequest:
+        """Take the origin address and nothing else. Raises FrameError when it is too long."""
+        if len(request.origin_address.encode()) > ORIGIN_LIMIT_BYTES:
+            raise FrameError(f"an origin address over {ORIGIN_LIMIT_BYTES} bytes")
+        return cls(request.origin_address)
+
+    @classmethod
+    def part_b(cls, request: pb.ProxyRequest, nonce: int) -> LeaseRequest:
+        """Take everything. Raises FrameError, and RefusedError for what cannot be granted."""
+        origin = cls.part_a(request).origin
+        if len(request.label.encode()) > LABEL_LIMIT_BYTES:
+            raise FrameError(f"a label over {LABEL_LIMIT_BYTES} bytes")
+        if request.mode not in (pb.MODE_MESSAGES, pb.MODE_STREAMS):
+            raise RefusedError(pb.REFUSAL_DENIED, f"mode {request.mode} is unknown here")
+        wanted_port = None
+        if request.proxy_address:
+            match = _WANTED.fullmatch(request.proxy_address)
+            if match is None:
+                raise RefusedError(
+                    pb.REFUSAL_ADDRESS_UNAVAILABLE, "the wanted address is no host:port or :port"
+                )
+            wanted_port = int(match[1])
+        return cls(origin, nonce, request.mode, wanted_port, request.label)
+
+
+class _Holding:
+    """One lease of this connection, or the question for it."""
+
+    __slots__ = ("grant", "mode", "nonce", "owner", "visitors", "waiting")
+
+    def __init__(self, owner: Owner, mode: int) -> None:
+        self.owner = owner
+        self.mode = mode
+        self.nonce: int | None = None  # of the request that was answered last
+        self.grant: Grant | None = None
+        self.waiting: list[LeaseRequest] = []  # requests to answer once it is granted
+        self.visitors: set[RelayVisitor | StreamVisitor] = set()
+
+    def close_visitors(self) -> None:
+        for visitor in list(self.visitors):
+            visitor.lease_gone()
+        self.visitors.clear()
 
 
 class NodeLeases:
@@ -32,93 +99,229 @@ class NodeLeases:
     def __init__(self, connection: MainConnection, factory: MainFactory) -> None:
         self._connection = connection
         self._factory = factory
-        self._owner: Owner | None = None
-        self._grant: Grant | None = None
-        self._waiting: list[str] = []  # origin addresses of the requests to answer
-        self._owed: list[Callable[[], None]] = []  # answers that wait for the grant, in order
-        self._visitors: set[RelayVisitor] = set()
+        self._holdings: dict[str, _Holding] = {}  # by origin address
+        self._pending = 0
+        self._owed: list[Callable[[], object]] = []  # answers that wait for a grant, in order
 
     @property
-    def granted(self) -> bool:
-        """A lease is held."""
-        return self._grant is not None
+    def any(self) -> bool:
+        """A lease is held, or asked for."""
+        return bool(self._holdings)
 
     @property
     def pending(self) -> bool:
         """A grant is on its way; answers to what came after it wait for it."""
-        return self._owner is not None and self._grant is None
+        return self._pending > 0
 
-    def after_grant(self, answer: Callable[[], None]) -> None:
+    def after_grant(self, answer: Callable[[], object]) -> None:
         """Answer once the grant is announced; beyond the bound an answer is dropped."""
-        if len(self._owed) < self._factory.limits.pending_requests:
+        if len(self._owed) < self._factory.settings.limits.pending_requests:
             self._owed.append(answer)
 
-    def request(self, identity: Identity, origin: str) -> None:
-        """Answer from what is held, or ask the registry."""
-        if self._grant is not None:
-            self._announce(self._grant.lease, origin)
-            return
-        if len(self._waiting) < self._factory.limits.pending_requests:
-            self._waiting.append(origin)
-        if self._owner is None:
-            owner = self._owner = Owner(identity, origin)
-            granted = self._factory.registry.acquire(owner, self, self._connection.source)
-            granted.addCallbacks(self._granted, self._refused)
-            granted.addErrback(self._connection.broken)
+    # -------------------------------------------------------------- requests
 
-    def _granted(self, grant: Grant) -> None:
-        if self._owner is None:  # the connection ended meanwhile
+    def request(self, request: LeaseRequest) -> None:
+        """Answer from what is held, or ask the registry. Raises RefusedError."""
+        part_b = request.nonce is not None
+        holding = self._holdings.get(request.origin) if part_b else self._only()
+        if holding is None:
+            self._check_mode(request, None)
+            identity = self._connection.identity
+            assert identity is not None
+            holding = _Holding(Owner(identity, request.origin), request.mode)
+            self._holdings[request.origin] = holding
+            self._ask(holding, request)
+        elif holding.grant is None:
+            if len(holding.waiting) < self._factory.settings.limits.pending_requests:
+                holding.waiting.append(request)
+        else:
+            self._again(holding, holding.grant, request)
+
+    def _only(self) -> _Holding | None:
+        return next(iter(self._holdings.values()), None)
+
+    def _again(self, holding: _Holding, grant: Grant, request: LeaseRequest) -> None:
+        """The same lease is asked for once more: perhaps in another mode or on another port."""
+        if request.nonce is not None and request.mode != holding.mode:
+            self._check_mode(request, holding)
+            holding.mode = request.mode
+            holding.close_visitors()
+        if request.wanted_port not in (None, grant.lease.port):
+            self._ask(holding, request)
+        else:
+            self._announce(holding, grant, request)
+
+    def _check_mode(self, request: LeaseRequest, own: _Holding | None) -> None:
+        """Streams need the feature; frames do not name a lease, so one lease may have them."""
+        if request.mode == pb.MODE_STREAMS:
+            if self._connection.switch is None:
+                raise RefusedError(pb.REFUSAL_DENIED, "streams were not agreed in Hello")
+            return
+        for holding in self._holdings.values():
+            if holding is not own and holding.mode == pb.MODE_MESSAGES:
+                raise RefusedError(pb.REFUSAL_QUOTA, "one connection has one message lease")
+
+    def _ask(self, holding: _Holding, request: LeaseRequest) -> None:
+        holding.waiting.append(request)
+        before, holding.grant = holding.grant, None
+        self._pending += 1
+        granted = self._factory.registry.acquire(
+            holding.owner,
+            self,
+            self._connection.source,
+            wanted_port=request.wanted_port,
+            label=request.label,
+            limits=self._factory.quota(self._connection),
+        )
+        granted.addCallbacks(self._granted, self._refused, (holding,), {}, (holding, before), {})
+        granted.addErrback(self._connection.broken)
+
+    def _granted(self, grant: Grant, holding: _Holding) -> None:
+        self._pending -= 1
+        if self._holdings.get(holding.owner.origin) is not holding:  # it ended meanwhile
             self._factory.registry.holding_ended(grant.lease.owner, grant.generation)
             return
-        self._grant = grant
-        origins, self._waiting = self._waiting, []
-        for origin in origins:
-            self._announce(grant.lease, origin)
-        owed, self._owed = self._owed, []
-        for answer in owed:
-            answer()
+        holding.grant = grant
+        requests, holding.waiting = holding.waiting, []
+        for request in requests:
+            self._announce(holding, grant, request)
+        self._pay()
 
-    def _refused(self, failure: Failure) -> None:
+    def _refused(self, failure: Failure, holding: _Holding, before: Grant | None) -> None:
         failure.trap(RefusedError)
-        error = failure.value
-        assert isinstance(error, RefusedError)
-        if self._owner is not None:
-            self._owner = None
-            self._connection.refuse(error)
+        self._pending -= 1
+        if self._holdings.get(holding.owner.origin) is not holding:
+            return
+        error = cast("RefusedError", failure.value)
+        requests, holding.waiting = holding.waiting, []
+        holding.grant = before
+        if before is None:
+            del self._holdings[holding.owner.origin]
+        for request in requests:
+            if request.nonce is None:
+                self._connection.refuse(error)
+                return
+            self._connection.refuse_request(error, request.nonce)
+        self._pay()
 
-    def _announce(self, lease: Lease, origin: str) -> None:
-        host = self._factory.public_host or self._connection.local_host
+    def _pay(self) -> None:
+        """Give the answers that waited for a grant."""
+        if not self._pending:
+            owed, self._owed = self._owed, []
+            for answer in owed:
+                answer()
+
+    def _announce(self, holding: _Holding, grant: Grant, request: LeaseRequest) -> None:
+        holding.nonce = request.nonce
         answer = pb.ProxyResponse(
-            origin_address=origin, proxy_address=format_host_port(host, lease.port)
+            origin_address=request.origin, proxy_address=self._proxy_address(grant.lease)
         )
-        self._connection.answer(Opcode.PROXY_RESPONSE, answer)
+        if request.nonce is not None:
+            times, proved = self._factory.settings.times, holding.owner.identity.proved
+            answer.expires_in_ms = int((times.proved_ttl if proved else times.ttl) * 1000)
+            answer.hold_ms = int(times.hold * 1000) if holding.mode == pb.MODE_STREAMS else 0
+            answer.generation = grant.generation
+            answer.mode = cast("pb.Mode", holding.mode)
+        self._connection.answer(Opcode.PROXY_RESPONSE, answer, request.nonce)
+
+    def _proxy_address(self, lease: Lease) -> str:
+        host = self._factory.settings.public_host or self._connection.local_host
+        return format_host_port(host, lease.port)
+
+    # --------------------------------------------------------------- the end
+
+    def release(self, origin: str, nonce: int) -> None:
+        """Give a lease back, or confirm that it is not held: both are what the node wants."""
+        holding = self._holdings.pop(origin, None)
+        answer = pb.Release(origin_address=origin)
+        if holding is None or holding.grant is None:
+            self._connection.answer(Opcode.RELEASE, answer, nonce)
+            return
+        holding.close_visitors()
+        released = self._factory.registry.release(holding.owner, holding.grant.generation)
+        released.addCallbacks(
+            lambda _: self._connection.answer(Opcode.RELEASE, answer, nonce),
+            lambda failure: self._not_released(failure, nonce),
+        )
+        released.addErrback(self._connection.broken)
+
+    def _not_released(self, failure: Failure, nonce: int) -> None:
+        failure.trap(RefusedError)
+        self._connection.refuse_request(cast("RefusedError", failure.value), nonce)
 
     def lease_lost(self, lease: Lease, outcome: str) -> None:
-        """The registry's word that the holding is over: so is this connection."""
-        self._grant = self._owner = None
-        self._close_visitors()
-        self._connection.abort(outcome)
+        """The registry's word that a holding is over.
+
+        Part A cannot be told, and holds one lease: its connection ends. A node
+        of part B is told; without any lease left it is asked to leave.
+        """
+        holding = self._holdings.pop(lease.owner.origin, None)
+        if holding is None:
+            return
+        holding.close_visitors()
+        if self._connection.handshake is None:
+            self._connection.abort(outcome)
+            return
+        code, why = pb.REFUSAL_DENIED, f"the lease was {outcome}"
+        if outcome == "taken_over":
+            code, why = pb.REFUSAL_SUPERSEDED, f"taken over by another node at {lease.source}"
+        error = RefusedError(code, why)
+        if not self._holdings:
+            self._connection.refuse(error)
+            return
+        for nonce in (holding.nonce, *(request.nonce for request in holding.waiting)):
+            if nonce is not None:
+                self._connection.refuse_request(error, nonce)
 
     def let_go(self) -> None:
         """The connection ends; what comes late for it finds nothing here."""
-        grant, self._grant, self._owner = self._grant, None, None
-        self._close_visitors()
-        if grant is not None:
-            self._factory.registry.holding_ended(grant.lease.owner, grant.generation)
+        holdings, self._holdings = self._holdings, {}
+        self._owed = []
+        for holding in holdings.values():
+            holding.close_visitors()
+            if holding.grant is not None:
+                self._factory.registry.holding_ended(
+                    holding.owner,
+                    holding.grant.generation,
+                    hold=holding.mode == pb.MODE_STREAMS,
+                )
 
-    def visitor_arrived(self, lease: Lease) -> RelayVisitor | None:
+    # -------------------------------------------------------------- visitors
+
+    def visitor_arrived(self, lease: Lease, host: str, port: int) -> Protocol | None:
         """Somebody connected to `lease`; None turns it away."""
-        if self._grant is None or self._grant.generation != lease.generation:
+        holding = self._holdings.get(lease.owner.origin)
+        if holding is None or holding.grant is None or holding.grant.generation != lease.generation:
             return None
-        if len(self._visitors) >= self._factory.limits.visitors_per_lease:
+        if len(holding.visitors) >= self._factory.settings.limits.visitors_per_lease:
             self._factory.visitor_refused(lease, "too many visitors")
             return None
-        outlet, gone = self._connection.outlet, self._visitors.discard
-        visitor = self._factory.relay_visitor(outlet, lease, gone)
-        self._visitors.add(visitor)
+        if holding.mode == pb.MODE_STREAMS:
+            visitor: RelayVisitor | StreamVisitor | None = self._stream_visitor(
+                holding, lease, format_host_port(host, port)
+            )
+        else:
+            visitor = self._factory.relay_visitor(
+                self._connection.outlet, lease, holding.visitors.discard
+            )
+        if visitor is not None:
+            holding.visitors.add(visitor)
         return visitor
 
-    def _close_visitors(self) -> None:
-        for visitor in list(self._visitors):
-            visitor.lease_gone()
-        self._visitors.clear()
+    def _stream_visitor(
+        self, holding: _Holding, lease: Lease, visitor_address: str
+    ) -> StreamVisitor | None:
+        switch = self._connection.switch
+        assert switch is not None, "a stream lease without streams"
+        stream = switch.multiplexer.open()
+        if stream is None:
+            self._factory.visitor_refused(lease, "the node's connection has no room for a stream")
+            return None
+        return StreamVisitor(
+            switch,
+            stream,
+            holding.visitors.discard,
+            visitor_address=visitor_address,
+            proxy_address=self._proxy_address(lease),
+            origin=lease.owner.origin,
+        )

@@ -138,7 +138,7 @@ class ProxyService(Service):
                 "one visitor each",
                 host=host.host,
                 port=host.port,
-                network_id=self._factory.network_id,
+                network_id=self._factory.settings.network_id,
                 low=self._port_range.start,
                 high=self._port_range.stop - 1,
                 descriptors=most,
@@ -151,8 +151,10 @@ class ProxyService(Service):
         if found is None:
             return None
         lease, holder = found
+        if holder is None:
+            return None
         accept: Callable[..., Protocol | None] = holder.visitor_arrived  # type: ignore[attr-defined]
-        return accept(lease)
+        return accept(lease, host, visitor_port)
 
     def _ticked(self) -> None:
         self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)

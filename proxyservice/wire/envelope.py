@@ -99,6 +99,12 @@ def decode_message(frame: Frame, inflated_limit_bytes: int = INFLATED_LIMIT_BYTE
 def decode_main(frame: Frame, network_id: int) -> pb.Message:
     """Decode a frame of the main port and apply its acceptance rules. Raises FrameError."""
     message = decode_message(frame)
+    check_main(message, network_id)
+    return message
+
+
+def check_main(message: pb.Message, network_id: int) -> None:
+    """Apply the acceptance rules of the main port. Raises FrameError."""
     sender = message.sender
     if not message.opcode:
         raise FrameError("opcode 0")
@@ -112,7 +118,6 @@ def decode_main(frame: Frame, network_id: int) -> pb.Message:
         raise FrameError("netID differs")
     if message.signature and len(sender.net_key) == ED25519_KEY_BYTES:
         _check_signature(message)
-    return message
 
 
 def _check_signature(message: pb.Message) -> None:

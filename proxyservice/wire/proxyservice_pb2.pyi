@@ -67,6 +67,7 @@ class ResetCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RESET_ENDED: _ClassVar[ResetCode]
     RESET_UNWANTED: _ClassVar[ResetCode]
     RESET_LEASE_GONE: _ClassVar[ResetCode]
+    RESET_NO_ROOM: _ClassVar[ResetCode]
 OPCODE_NONE: Opcode
 OPCODE_BYTES: Opcode
 OPCODE_KEEPALIVE: Opcode
@@ -113,6 +114,7 @@ RESET_ABORTED: ResetCode
 RESET_ENDED: ResetCode
 RESET_UNWANTED: ResetCode
 RESET_LEASE_GONE: ResetCode
+RESET_NO_ROOM: ResetCode
 
 class ID(_message.Message):
     __slots__ = ("net_key", "address", "id", "connection_id", "address2")

@@ -83,6 +83,13 @@ def parse_stream_data_prefix(body: bytes | bytearray | memoryview) -> StreamData
     return StreamDataPrefix(stream_id, found[1], found[0])
 
 
+def stream_control_frame(network_id: int, opcode: int, stream_id: int, payload: bytes) -> bytes:
+    """Return a whole frame of opcode 41 to 44 with as little around it as allowed."""
+    message = b"\x0a%b%b" % (_varint(len(payload)), payload) if payload else b""
+    body = b"\x38%b\x20%b%b" % (_varint(opcode), _varint(stream_id), message)
+    return HEADER.pack(network_id, 0, 0, len(body)) + body
+
+
 def is_stream_data(body: bytes | memoryview) -> bool:
     """Tell whether a whole, uncompressed body is StreamData in any order of fields."""
     try:

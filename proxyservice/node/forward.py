@@ -1,0 +1,233 @@
+"""Visitors of a lease, forwarded to a server nearby: each gets a connection of its own.
+
+While the target is being dialled, what the visitor sends waits here, a window
+of it at most. A target that is down gives the visitor an orderly end, and the
+user a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from proxyservice.net.closed_end import ClosedEnd
+from proxyservice.net.connect import Dial
+from proxyservice.net.stream_socket import StreamSocket
+from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.node.events import NodeEvents
+from proxyservice.node.streams import Visit
+from proxyservice.node.targets import Target
+from proxyservice.streams.multiplexer import Stream
+
+Preamble = Callable[[Visit], bytes]
+"""What a target hears of a visitor before its first byte (a PROXY protocol header)."""
+
+
+class Forwarder:
+    """The acceptor of a lease whose visitors go to ``target``; counts for people."""
+
+    def __init__(
+        self, reactor: Any, target: Target, *, preamble: Preamble | None, events: NodeEvents
+    ) -> None:
+        self._reactor = reactor
+        self._target = target
+        self._preamble = preamble
+        self._events = events
+        self.open_streams = 0
+        self.visitors_total = 0
+        self.bytes_in = 0
+        """From visitors to the target."""
+        self.bytes_out = 0
+        """From the target to visitors."""
+
+    def accept(self, visit: Visit, switch: StreamSwitch, stream: Stream) -> None:
+        """Dial the target for this visitor."""
+        self.open_streams += 1
+        self.visitors_total += 1
+        preamble = b"" if self._preamble is None else self._preamble(visit)
+        dialling = _Dialling(self, switch, stream, preamble)
+        if self._target.hosts:
+            dialling.dial_next(self._reactor, list(self._target.hosts))
+        else:
+            dialling.connect(self._target.client_endpoint(self._reactor))
+
+    def target_down(self, switch: StreamSwitch, stream: Stream, reason: str) -> None:
+        """The visitor gets an orderly end, the user a word."""
+        self.ended()
+        ClosedEnd(switch, stream, self._reactor)
+        self._events.target_down(self._target.name, reason)
+
+    def ended(self) -> None:
+        """A visitor's stream is over."""
+        self.open_streams -= 1
+
+
+class _Dialling:
+    """The local end of a stream until its target is connected."""
+
+    def __init__(
+        self, forwarder: Forwarder, switch: StreamSwitch, stream: Stream, preamble: bytes
+    ) -> None:
+        self._forwarder = forwarder
+        self._switch = switch
+        self._stream = stream
+        self._preamble = preamble
+        self._early = bytearray()
+        self._ended = False
+        self._over = False
+        self._cancel: Callable[[], None] = _nothing
+        stream.local = self
+
+    def dial_next(self, reactor: Any, hosts: list[tuple[str, int]]) -> None:
+        """Dial the first of the addresses, and the next when it refuses."""
+        (host, port), *others = hosts
+
+        def failed(reason: str) -> None:
+            if others:
+                self.dial_next(reactor, others)
+            else:
+                self._failed(reason)
+
+        dial = Dial(reactor, host, port, lambda: self._connected(TargetSocket), failed)
+        self._cancel = dial.cancel
+        dial.start()
+
+    def connect(self, endpoint: Any) -> None:
+        """Dial a target that only Twisted's endpoints can."""
+        factory = _TargetFactory(lambda: self._connected(OrdinaryTargetSocket))
+        attempt = endpoint.connect(factory)
+        self._cancel = attempt.cancel
+        attempt.addErrback(self._endpoint_failed)
+
+    def _endpoint_failed(self, failure: Failure) -> None:
+        if not self._over:
+            self._failed(failure.getErrorMessage() or failure.type.__name__)
+
+    def _connected(self, kind: type[TargetSocket]) -> TargetSocket:
+        self._over = True
+        early = bytes(self._early)
+        return kind(self._switch, self._stream, self._forwarder, self._preamble, early, self._ended)
+
+    def _failed(self, reason: str) -> None:
+        self._over = True
+        if self._early:
+            self._switch.consumed(self._stream, len(self._early))
+        self._forwarder.target_down(self._switch, self._stream, reason)
+
+    def stream_received(self, view: memoryview) -> None:
+        """Keep it for the target."""
+        self._early += view
+
+    def stream_ended(self) -> None:
+        """The visitor has said everything."""
+        self._ended = True
+
+    def stream_reset(self, code: int, reason: str) -> None:
+        """The visitor has gone before the target answered."""
+        if not self._over:
+            self._over = True
+            self._switch.consumed(self._stream, len(self._early))
+            self._forwarder.ended()
+            self._cancel()
+
+    def stream_ready(self) -> None:
+        """There is nothing to send yet."""
+
+    def send_turn(self) -> None:
+        """There is nothing to send yet."""
+
+
+class _TargetFactory(Factory):
+    noisy = False
+
+    def __init__(self, build: Callable[[], TargetSocket]) -> None:
+        self._build = build
+
+    def buildProtocol(self, addr: IAddress | None) -> TargetSocket:
+        return self._build()
+
+
+def _nothing() -> None:
+    """Nothing to cancel yet."""
+
+
+class TargetSocket(StreamSocket):
+    """The connection to the target, which counts what passes."""
+
+    def __init__(
+        self,
+        switch: StreamSwitch,
+        stream: Stream,
+        forwarder: Forwarder,
+        preamble: bytes,
+        early: bytes,
+        ended: bool,
+    ) -> None:
+        super().__init__(switch, stream, lambda _: forwarder.ended())
+        self._forwarder = forwarder
+        self._preamble = preamble
+        self._early = early
+        self._ended = ended
+
+    def connectionMade(self) -> None:
+        """Say what waited, in order; the preamble is none of the stream's bytes."""
+        super().connectionMade()
+        if self._preamble:
+            self.write(self._preamble)
+        if self._early:
+            self.stream_received(memoryview(self._early))
+            self._early = b""
+        if self._ended:
+            self.stream_ended()
+
+    def bufferReceived(self, view: memoryview) -> None:
+        self._forwarder.bytes_out += len(view)
+        super().bufferReceived(view)
+
+    def stream_received(self, view: memoryview) -> None:
+        self._forwarder.bytes_in += len(view)
+        super().stream_received(view)
+
+
+@implementer(IPushProducer)
+class OrdinaryTargetSocket(TargetSocket):
+    """The same over a transport of Twisted's own, which tells full and empty and nothing between.
+
+    What was written counts as consumed unless the transport says that it is
+    full; then everything waits until it says that it is empty.
+    """
+
+    _full = False
+
+    def configure(self) -> None:
+        """Hear of full and empty."""
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._forwarder.bytes_out += len(data)
+        super().dataReceived(data)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Twisted's transports keep what they are given: they get a copy."""
+        self.transport.write(bytes(data))
+
+    def queued_bytes(self) -> int:
+        """All or nothing."""
+        return self._held_bytes if self._full else 0
+
+    def pauseProducing(self) -> None:
+        """The transport is full."""
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """The transport is empty."""
+        self._full = False
+        self.sendProgressed()
+
+    def stopProducing(self) -> None:
+        """`connectionLost` follows."""

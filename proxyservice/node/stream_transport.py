@@ -1,0 +1,255 @@
+"""A stream as a Twisted transport: what a protocol sees of its visitor.
+
+The same promises as a TCP connection gives: writes are queued without bound
+but for producers, which are paused; reading can be paused, and what comes
+meanwhile is bounded by the stream's window; half-close for protocols that know
+it. `getPeer` is the visitor, `getHost` the proxy address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPushProducer,
+    ITCPTransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from proxyservice.net.closed_end import ClosedEnd
+from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.streams.multiplexer import Stream
+from proxyservice.streams.state import State
+from proxyservice.wire import proxyservice_pb2 as pb
+
+HIGH_BYTES = 64 * 1024
+"""Queued beyond the stream's credit: a push producer is paused, as by Twisted's transports."""
+
+
+@implementer(ITCPTransport, IConsumer, IPushProducer)
+class StreamTransport:
+    """Made by `FactoryAcceptor`; ``begin`` is called once the protocol is connected."""
+
+    disconnecting = False
+
+    def __init__(
+        self,
+        switch: StreamSwitch,
+        stream: Stream,
+        protocol: IProtocol,
+        visitor: Any,
+        proxy_address: Any,
+        clock: Any,
+    ) -> None:
+        self._switch = switch
+        self._stream = stream
+        self.protocol: Any = protocol
+        self._visitor = visitor
+        self._proxy_address = proxy_address
+        self._clock = clock
+        self._unsent = bytearray()
+        self._unread = bytearray()  # came while reading was paused
+        self._began = False
+        self._paused = False
+        self._peer_ended = False
+        self._write_closing = False  # no more will be written; End follows the queue
+        self._write_closed = False
+        self._over = False
+        self._producer: Any = None
+        self._streaming = False
+        self._producer_paused = False
+        stream.local = self
+
+    def begin(self) -> None:
+        """The protocol is connected: what came before may be delivered."""
+        self._began = True
+        self._deliver()
+
+    # ------------------------------------------------------------- addresses
+
+    def getPeer(self) -> Any:
+        return self._visitor
+
+    def getHost(self) -> Any:
+        return self._proxy_address
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Streams never wait to fill packets."""
+
+    def getTcpKeepAlive(self) -> bool:
+        return True
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """The relay watches over the visitor's connection."""
+
+    # --------------------------------------------------------------- writing
+
+    def write(self, data: bytes) -> None:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError("data must be bytes")
+        if self._over or self._write_closing or self._write_closed:
+            return
+        self._unsent += data
+        self._send()
+        if self._streaming and len(self._unsent) > HIGH_BYTES and not self._producer_paused:
+            self._producer_paused = True
+            self._producer.pauseProducing()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
+
+    def _send(self) -> None:
+        while self._unsent and (room := self._switch.room(self._stream)):
+            portion = bytes(self._unsent[:room])
+            del self._unsent[:room]
+            self._switch.send(self, self._stream, portion)
+        if self._unsent:
+            if self._stream.send.credit_bytes:
+                self._switch.outlet.wait(self)
+        elif not self._over:
+            self._queue_empty()
+
+    def _queue_empty(self) -> None:
+        if self._producer is not None and (self._producer_paused or not self._streaming):
+            self._producer_paused = False
+            self._producer.resumeProducing()
+        elif self.disconnecting and self._producer is None:
+            self._finish()
+        elif self._write_closing and not self._write_closed:
+            self._write_closed = True
+            self._switch.end(self._stream)
+            half_closeable = IHalfCloseableProtocol(self.protocol, None)
+            if half_closeable is not None:
+                half_closeable.writeConnectionLost()
+            self._both_ended()
+
+    def send_turn(self) -> None:
+        """The main connection has room."""
+        if not self._over:
+            self._send()
+
+    def stream_ready(self) -> None:
+        """Credit came."""
+        if not self._over and self._unsent:
+            self._send()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        if self._producer is not None:
+            raise RuntimeError("a producer is registered already")
+        if self._over:
+            producer.stopProducing()
+            return
+        self._producer, self._streaming = producer, streaming
+        if not streaming:
+            producer.resumeProducing()
+        elif len(self._unsent) > HIGH_BYTES:
+            self._producer_paused = True
+            producer.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        self._producer, self._streaming, self._producer_paused = None, False, False
+        if self.disconnecting and not self._unsent and not self._over:
+            self._finish()
+
+    # --------------------------------------------------------------- reading
+
+    def stream_received(self, view: memoryview) -> None:
+        """Deliver at once, or keep what the window allows until reading goes on."""
+        if self._paused or self._unread or not self._began:
+            self._unread += view
+        else:
+            data = bytes(view)
+            self._switch.consumed(self._stream, len(data))
+            self.protocol.dataReceived(data)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._deliver()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def _deliver(self) -> None:
+        while self._unread and not self._paused and not self._over:
+            data, self._unread = bytes(self._unread), bytearray()
+            self._switch.consumed(self._stream, len(data))
+            self.protocol.dataReceived(data)
+        if self._peer_ended and not self._unread and not self._paused:
+            self._input_ended()
+
+    def stream_ended(self) -> None:
+        """The visitor sends no more: told to the protocol after what it sent before."""
+        self._peer_ended = True
+        if self._began and not self._unread and not self._paused:
+            self._input_ended()
+
+    def _input_ended(self) -> None:
+        if self._over or self.disconnecting:
+            return
+        half_closeable = IHalfCloseableProtocol(self.protocol, None)
+        if half_closeable is None:
+            self.loseConnection()
+            return
+        half_closeable.readConnectionLost()
+        self._both_ended()
+
+    def _both_ended(self) -> None:
+        if self._stream.state is State.GONE and not self._unread:
+            self._lose(ConnectionDone())
+
+    # --------------------------------------------------------------- the end
+
+    def loseWriteConnection(self) -> None:
+        if self._over or self._write_closing:
+            return
+        self._write_closing = True
+        if not self._unsent:
+            self._queue_empty()
+
+    def loseConnection(self) -> None:
+        if self._over or self.disconnecting:
+            return
+        self.disconnecting = True
+        if not self._unsent and self._producer is None:
+            self._clock.callLater(0, self._finish)
+
+    def _finish(self) -> None:
+        """Everything has been sent: end the stream, and listen no longer."""
+        if not self._over:
+            ClosedEnd(self._switch, self._stream, self._clock)
+            self._lose(ConnectionDone())
+
+    def abortConnection(self) -> None:
+        if not self._over:
+            self._switch.reset(self._stream, pb.RESET_ABORTED)
+            self._clock.callLater(0, self._lose, ConnectionAborted())
+
+    def stream_reset(self, code: int, reason: str) -> None:
+        """The visitor, or the main connection, is gone."""
+        self._lose(ConnectionLost(reason or "the stream was reset"))
+
+    def _lose(self, why: Exception) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._switch.outlet.forget(self)
+        if self._unread:
+            self._switch.consumed(self._stream, len(self._unread))
+        self._unsent, self._unread = bytearray(), bytearray()
+        if self._producer is not None:
+            self._producer.stopProducing()
+            self._producer = None
+        protocol, self.protocol = self.protocol, None
+        protocol.connectionLost(Failure(why))

@@ -1,0 +1,49 @@
+"""One visitor of a lease in stream mode: its socket is a stream on the main connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxyservice.net.stream_socket import StreamSocket
+from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.streams.multiplexer import Stream
+from proxyservice.wire import proxyservice_pb2 as pb
+
+
+class StreamVisitor(StreamSocket):
+    """A `StreamSocket` that can be announced: who came, where, for which origin address."""
+
+    def __init__(
+        self,
+        switch: StreamSwitch,
+        stream: Stream,
+        gone: Callable[[StreamSocket], None],
+        *,
+        visitor_address: str,
+        proxy_address: str,
+        origin: str,
+    ) -> None:
+        super().__init__(switch, stream, gone)
+        self._visitor_address = visitor_address
+        self._proxy_address = proxy_address
+        self._origin = origin
+
+    def connectionMade(self) -> None:
+        """The visitor is there: so the node is told, before a byte of it was read."""
+        super().connectionMade()
+        self._switch.tell()
+
+    def opening(self) -> pb.StreamOpen:
+        """What the node is told of this visitor."""
+        return pb.StreamOpen(
+            visitor_address=self._visitor_address,
+            proxy_address=self._proxy_address,
+            origin_address=self._origin,
+            initial_window=self._stream.receive.size_bytes,
+            server_window=self._stream.taken_bytes,
+        )
+
+    def lease_gone(self) -> None:
+        """The lease or its holder is gone, or carries messages now."""
+        self._switch.reset(self._stream, pb.RESET_LEASE_GONE)
+        self.transport.abortConnection()

@@ -1,0 +1,140 @@
+"""Credit: how many bytes one side of a stream may send before the other has taken them.
+
+Arithmetic of one direction of one stream, and of all credit that one main
+connection has out. Knows neither ids nor states (docs/protocol.md, "Windows").
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from proxyservice.errors import StreamError
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+DEFAULT_WINDOW_BYTES: Final = 256 * KIB
+"""Credit of a new stream: one full read, and 20 Mbit/s at 100 ms from the first byte on."""
+
+SMALL_WINDOW_BYTES: Final = 16 * KIB
+"""Credit of a new stream while `SCARCE_BYTES` are out."""
+
+LARGEST_WINDOW_BYTES: Final = 16 * MIB
+"""A stream that keeps up grows to this: 2.5 Gbit/s at 50 ms."""
+
+SCARCE_BYTES: Final = 16 * MIB
+"""Where all windows together are this large they grow no more, and new ones are small."""
+
+CREDIT_BOUND_BYTES: Final = 32 * MIB
+"""All windows of one side of a main connection together: never more."""
+
+CREDIT_LIMIT: Final = (1 << 31) - 1
+"""Credit of one stream fits a signed 32-bit number; beyond it somebody is confused."""
+
+
+class CreditBudget:
+    """The windows that one side of a main connection has open, all streams together."""
+
+    __slots__ = ("granted_bytes",)
+
+    def __init__(self) -> None:
+        self.granted_bytes = 0
+        """Sum of the windows' sizes: the most that can come to lie in memory here."""
+
+    def initial_bytes(self, wanted_bytes: int = DEFAULT_WINDOW_BYTES) -> int:
+        """Return what a new stream may have; 0 when there is nothing left to give."""
+        for size_bytes, bound_bytes in (
+            (wanted_bytes, SCARCE_BYTES),
+            (min(wanted_bytes, SMALL_WINDOW_BYTES), CREDIT_BOUND_BYTES),
+        ):
+            if self.granted_bytes + size_bytes <= bound_bytes:
+                return size_bytes
+        return 0
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Whether so much more stays within the bound."""
+        return self.granted_bytes + n_bytes <= CREDIT_BOUND_BYTES
+
+    def growth_bytes(self, wanted_bytes: int) -> int:
+        """Return by how much an old stream may grow."""
+        return max(0, min(wanted_bytes, SCARCE_BYTES - self.granted_bytes))
+
+
+class SendWindow:
+    """What this side may send."""
+
+    __slots__ = ("credit_bytes",)
+
+    def __init__(self, initial_bytes: int) -> None:
+        self.credit_bytes = initial_bytes
+
+    def granted(self, n_bytes: int) -> None:
+        """The peer grants more. Raises StreamError for nothing, and for too much."""
+        if not 0 < n_bytes <= CREDIT_LIMIT - self.credit_bytes:
+            raise StreamError(f"credit of {n_bytes} bytes on top of {self.credit_bytes}")
+        self.credit_bytes += n_bytes
+
+    def sent(self, n_bytes: int) -> None:
+        """This side has sent so many bytes."""
+        assert 0 <= n_bytes <= self.credit_bytes, "sent more than was granted"
+        self.credit_bytes -= n_bytes
+
+
+class ReceiveWindow:
+    """What the peer may send: unused, held and returnable bytes are the window's size."""
+
+    __slots__ = ("_budget", "held_bytes", "returnable_bytes", "size_bytes", "unused_bytes")
+
+    def __init__(self, initial_bytes: int, budget: CreditBudget) -> None:
+        self._budget = budget
+        self.size_bytes = initial_bytes
+        self.unused_bytes = initial_bytes
+        """Granted, and not received yet."""
+        self.held_bytes = 0
+        """Received, and not consumed yet: these are in memory here."""
+        self.returnable_bytes = 0
+        """Consumed, and not granted anew yet."""
+        budget.granted_bytes += initial_bytes
+
+    def received(self, n_bytes: int) -> None:
+        """Bytes came. Raises StreamError for more than was granted."""
+        if n_bytes > self.unused_bytes:
+            raise StreamError(f"{n_bytes} bytes of data with credit for {self.unused_bytes}")
+        self.unused_bytes -= n_bytes
+        self.held_bytes += n_bytes
+
+    def consumed(self, n_bytes: int) -> bool:
+        """Bytes have left for the other transport; true when credit is due to the peer."""
+        assert 0 <= n_bytes <= self.held_bytes, "consumed more than came"
+        self.held_bytes -= n_bytes
+        self.returnable_bytes += n_bytes
+        return 2 * self.returnable_bytes >= self.size_bytes
+
+    def take_credit(self) -> int:
+        """Return the credit to grant now: what was consumed, and as much again to grow.
+
+        A window grows while its consumer keeps up (little is held), so that a
+        long fat path fills; a consumer that is behind gets no more memory.
+        """
+        credit_bytes = self.returnable_bytes
+        self.returnable_bytes = 0
+        if 4 * self.held_bytes <= self.size_bytes:
+            room_bytes = min(credit_bytes, LARGEST_WINDOW_BYTES - self.size_bytes)
+            growth_bytes = self._budget.growth_bytes(room_bytes)
+            self._budget.granted_bytes += growth_bytes
+            self.size_bytes += growth_bytes
+            credit_bytes += growth_bytes
+        self.unused_bytes += credit_bytes
+        return credit_bytes
+
+    def close(self) -> None:
+        """The stream is gone; what is held here still has to leave."""
+        self._budget.granted_bytes -= self.size_bytes - self.held_bytes
+        self.size_bytes = self.held_bytes
+        self.unused_bytes = self.returnable_bytes = 0
+
+    def left(self, n_bytes: int) -> None:
+        """Bytes of a closed window have left, or were thrown away."""
+        self.held_bytes -= n_bytes
+        self.size_bytes -= n_bytes
+        self._budget.granted_bytes -= n_bytes
