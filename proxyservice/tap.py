@@ -153,7 +153,8 @@ class Options(PluginOptions):
                 self[name] = check(self[name]) if self[name] else ""
             except ValueError as error:
                 raise usage.UsageError(f"--{name}: {error}") from None
-        for name, default in ((row[0], row[2]) for row in self.optParameters):
+        for row in self.optParameters:
+            name, default = str(row[0]), row[2]
             if default and self[name] == "":
                 raise usage.UsageError(f"--{name} needs a value")
 

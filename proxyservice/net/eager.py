@@ -143,12 +143,12 @@ class EagerConnection(tcp.Connection):
         self.stopWriting()
         if self.producer is not None and (self.producerPaused or not self.streamingProducer):
             self.producerPaused = False
-            self.producer.resumeProducing()
+            self.producer.resumeProducing()  # type: ignore[attr-defined]  # either kind has it
         elif self.disconnecting:
             return self._postLoseConnection()
         elif self._writeDisconnecting:
             self._writeDisconnected = True
-            return self._closeWriteConnection()  # type: ignore[func-returns-value]  # as Twisted does
+            self._closeWriteConnection()
         return None
 
     def doRead(self) -> Any:

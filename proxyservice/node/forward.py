@@ -106,7 +106,7 @@ class _Dialling:
 
     def _endpoint_failed(self, failure: Failure) -> None:
         if not self._over:
-            self._failed(failure.getErrorMessage() or failure.type.__name__)
+            self._failed(failure.getErrorMessage() or type(failure.value).__name__)
 
     def _connected(self, kind: type[TargetSocket]) -> TargetSocket:
         self._over = True

@@ -25,6 +25,7 @@ from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
+from proxyservice.server.answers import Answers
 from proxyservice.server.handshake import Handshake
 from proxyservice.server.node_leases import LeaseRequest, NodeLeases
 from proxyservice.server.patience import Late, Patience
@@ -35,7 +36,6 @@ from proxyservice.wire.envelope import (
     Opcode,
     check_main,
     decode_message,
-    encode_message,
     parse_payload,
 )
 from proxyservice.wire.framing import (
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
     from proxyservice.server.factory import MainFactory
 
 log = Logger()
-
-SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
-"""Nodes depend on this literal: no chain key, and the same after a restart."""
 
 
 class MainConnection(EagerProtocol):
@@ -73,14 +70,15 @@ class MainConnection(EagerProtocol):
         self.switch: StreamSwitch | None = None
         self.leases = NodeLeases(self, factory)
         address = settings.node_address or "tcp://" + format_host_port(self.local_host, host.port)
-        self._sender = pb.ID(net_key=SERVER_NET_KEY, address=address)
         self._decoder = FrameDecoder(settings.network_id, CONTROL_FRAME_BYTES)
         self.outlet = Outlet(self.transport, on_drain=self._drained, on_full=self._filled)
+        high_bytes = settings.limits.answers_high_bytes
+        self._answers = Answers(
+            self.transport, self.outlet, settings.network_id, address, high_bytes
+        )
         self.closing = False
         self._bytes_before_identity = 0
         self._first_frame = True
-        self._messages_sent = 0
-        self._answer_bytes = 0
         self.patience = Patience(settings.limits, factory.now())
         self._be_punctual()
         factory.arrived(self)
@@ -225,40 +223,15 @@ class MainConnection(EagerProtocol):
 
     def _opening(self, stream: Stream) -> bytes:
         visitor: StreamVisitor = stream.local
-        return self._encode(Opcode.STREAM_OPEN, visitor.opening(), stream.id)
+        return self._answers.encode(Opcode.STREAM_OPEN, visitor.opening(), stream.id)
 
     # ------------------------------------------------------------- bytes out
-
-    def _encode(
-        self, opcode: int, payload: ProtoMessage | bytes, nonce: int = 0, *, reply: bool = False
-    ) -> bytes:
-        self._messages_sent += 1
-        return encode_message(
-            self.factory.settings.network_id,
-            opcode,
-            payload,
-            sender=self._sender,
-            message_nonce=self._messages_sent,
-            request_nonce=nonce,
-            reply=reply,
-        )
 
     def answer(
         self, opcode: int, payload: ProtoMessage | bytes = b"", request_nonce: int | None = None
     ) -> bytes:
-        """Send a frame and return it; stop listening to a node that does not read its answers."""
-        if self.closing:
-            return b""
-        reply = request_nonce is not None
-        frame = self._encode(opcode, payload, request_nonce or 0, reply=reply)
-        self.outlet.write(frame)
-        if not self.outlet.queued_bytes:
-            self._answer_bytes = 0
-            return frame
-        self._answer_bytes += len(frame)
-        if self._answer_bytes > self.factory.settings.limits.answers_high_bytes:
-            self.transport.pauseProducing()
-        return frame
+        """Send a frame and return it; nothing, once this connection is being closed."""
+        return b"" if self.closing else self._answers.send(opcode, payload, request_nonce)
 
     def refuse_request(self, error: RefusedError, request_nonce: int) -> None:
         """Part B: this request is refused, and nothing else."""
@@ -303,10 +276,8 @@ class MainConnection(EagerProtocol):
     def _drained(self) -> None:
         """The node has taken what waited for it."""
         self.patience.drained()
-        if self._answer_bytes:
-            self._answer_bytes = 0
-            if not self.closing:
-                self.transport.resumeProducing()
+        if self._answers.drained() and not self.closing:
+            self.transport.resumeProducing()
         if self.switch is not None:
             self.switch.tell()
 

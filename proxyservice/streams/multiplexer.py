@@ -141,7 +141,7 @@ class Multiplexer:
         if stream is None:
             self._drop(stream_id)
             return None
-        state, act = TABLE[stream.state][Event.DATA]
+        act = TABLE[stream.state][Event.DATA][1]
         if act is Act.PASS:
             stream.receive.received(n_bytes)
             return stream
@@ -196,7 +196,7 @@ class Multiplexer:
             self._owe(stream, _CREDIT)
 
     def end(self, stream: Stream) -> None:
-        """This side sends no more; all its data must have been sent."""
+        """Nothing more is sent; all data must have been."""
         state, act = TABLE[stream.state][Event.SEND_END]
         if act is Act.PASS:
             self._owe(stream, _END)
@@ -240,6 +240,5 @@ class Multiplexer:
             self._unannounced.remove(stream)
             self._number(stream)
         credit_bytes = stream.receive.take_credit() if what & _CREDIT else 0
-        return Due(
-            stream, bool(what & _OPENING), credit_bytes, bool(what & _END), bool(what & _RESET)
-        )
+        opening, end, reset = (bool(what & bit) for bit in (_OPENING, _END, _RESET))
+        return Due(stream, opening, credit_bytes, end, reset)

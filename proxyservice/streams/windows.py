@@ -75,7 +75,7 @@ class SendWindow:
         self.credit_bytes += n_bytes
 
     def sent(self, n_bytes: int) -> None:
-        """This side has sent so many bytes."""
+        """So many bytes were sent."""
         assert 0 <= n_bytes <= self.credit_bytes, "sent more than was granted"
         self.credit_bytes -= n_bytes
 

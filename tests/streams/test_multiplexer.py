@@ -157,7 +157,7 @@ def test_what_is_held_counts_until_it_has_left_also_when_the_stream_is_gone() ->
 
 
 class Joined(RuleBasedStateMachine):
-    """A server's and a node's multiplexer; what one is due arrives at the other, later, in order."""
+    """Two multiplexers; what one says arrives at the other later, in order."""
 
     streams: Bundle[int] = Bundle("streams")
 

@@ -1,0 +1,62 @@
+"""What the service says on a main connection: numbered frames, and how many of them may wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import Message as ProtoMessage
+
+from proxyservice.net.outlet import Outlet
+from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.envelope import encode_message
+
+SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
+"""Nodes depend on this literal: no chain key, and the same after a restart."""
+
+
+class Answers:
+    """One per main connection. ``address`` is, byte for byte, the one that the node dialled."""
+
+    def __init__(
+        self, transport: Any, outlet: Outlet, network_id: int, address: str, high_bytes: int
+    ) -> None:
+        self._transport = transport
+        self._outlet = outlet
+        self._network_id = network_id
+        self._sender = pb.ID(net_key=SERVER_NET_KEY, address=address)
+        self._high_bytes = high_bytes
+        self._sent = 0
+        self._waiting_bytes = 0
+
+    def encode(
+        self, opcode: int, payload: ProtoMessage | bytes, nonce: int = 0, *, reply: bool = False
+    ) -> bytes:
+        """Return the next frame; it has to be sent."""
+        self._sent += 1
+        return encode_message(
+            self._network_id,
+            opcode,
+            payload,
+            sender=self._sender,
+            message_nonce=self._sent,
+            request_nonce=nonce,
+            reply=reply,
+        )
+
+    def send(
+        self, opcode: int, payload: ProtoMessage | bytes = b"", request_nonce: int | None = None
+    ) -> bytes:
+        """Send a frame and return it; stop listening to a node that does not read its answers."""
+        frame = self.encode(opcode, payload, request_nonce or 0, reply=request_nonce is not None)
+        self._outlet.write(frame)
+        self._waiting_bytes += len(frame)
+        if self._outlet.writable:
+            self._waiting_bytes = 0
+        elif self._waiting_bytes > self._high_bytes:
+            self._transport.pauseProducing()
+        return frame
+
+    def drained(self) -> bool:
+        """The node has taken everything; true if answers were among it."""
+        waited, self._waiting_bytes = self._waiting_bytes > 0, 0
+        return waited
