@@ -15,6 +15,7 @@ from proxyservice.wire import lzw
 
 _GZIP_WINDOW = 31  # zlib's way to say: gzip header, 32 KiB window
 _ZLIB_WINDOW = 15
+_PIECE_BYTES = 4096  # zlib copies what follows an end, so a body of many ends is fed by pieces
 
 
 class Algorithm(IntEnum):
@@ -59,17 +60,18 @@ def _identity(algorithm: int, body: bytes | memoryview) -> bytes | memoryview:
 def _inflate(body: bytes | memoryview, window: int, limit_bytes: int, *, members: bool) -> bytes:
     """Inflate one stream, or all concatenated gzip members as Go's reader does."""
     out = bytearray()
-    rest: bytes | memoryview = body
-    while True:
+    view, pos = memoryview(body), 0
+    while not pos or (members and pos < len(view)):
         inflater = zlib.decompressobj(window)
-        try:
-            out += inflater.decompress(rest, limit_bytes + 1 - len(out))
-        except zlib.error:
-            raise FrameError("the compressed body is damaged") from None
-        if len(out) > limit_bytes:
-            raise FrameError(f"the compressed body holds more than {limit_bytes} bytes")
-        if not inflater.eof:
-            raise FrameError("the compressed body is cut short")
-        rest = inflater.unused_data
-        if not (members and rest):
-            return bytes(out)
+        while not inflater.eof:
+            piece = view[pos : pos + _PIECE_BYTES]
+            if not piece:
+                raise FrameError("the compressed body is cut short")
+            try:
+                out += inflater.decompress(piece, limit_bytes + 1 - len(out))
+            except zlib.error:
+                raise FrameError("the compressed body is damaged") from None
+            if len(out) > limit_bytes:
+                raise FrameError(f"the compressed body holds more than {limit_bytes} bytes")
+            pos += len(piece) - len(inflater.unused_data)
+    return bytes(out)
