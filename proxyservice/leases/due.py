@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from itertools import count
 
 
 class DueTimes:
@@ -16,7 +15,7 @@ class DueTimes:
     def __init__(self) -> None:
         self._due: dict[int, tuple[float, int]] = {}
         self._heap: list[tuple[float, int, int]] = []
-        self._serial = count()
+        self._serial = 0
 
     def __len__(self) -> int:
         return len(self._due)
@@ -27,15 +26,11 @@ class DueTimes:
     def __iter__(self) -> Iterator[int]:
         return iter(self._due)
 
-    def at(self, port: int) -> float:
-        """The moment of a port. Raises KeyError."""
-        return self._due[port][0]
-
     def set(self, port: int, at: float) -> None:
         """Replaces an earlier moment of the port."""
-        serial = next(self._serial)
-        self._due[port] = (at, serial)
-        heapq.heappush(self._heap, (at, serial, port))
+        self._serial += 1
+        self._due[port] = (at, self._serial)
+        heapq.heappush(self._heap, (at, self._serial, port))
         self._compact()
 
     def discard(self, port: int) -> bool:

@@ -51,6 +51,10 @@ class LeaseCounts:
     def __init__(self) -> None:
         self._tallies: dict[Hashable, _Tally] = {}
 
+    def __len__(self) -> int:
+        """How many identities and sources have leases."""
+        return len(self._tallies)
+
     def of_identity(self, identity: Identity) -> int:
         """Leases of an identity, in any state."""
         return self._count(identity)

@@ -24,7 +24,7 @@ class UnleasedPorts:
         self._busy = DueTimes()
         # Whose a port was and until when nobody else gets it. Outlives `take`, for `give_back`.
         self._former: dict[int, tuple[Owner | None, float]] = {}
-        self._kept_for: dict[Owner, int] = {}  # the latest such port of an owner
+        self._kept_for: dict[Owner, dict[int, None]] = {}  # those in quarantine, latest last
 
     def counts(self) -> dict[str, int]:
         """How many ports are in which state."""
@@ -53,8 +53,8 @@ class UnleasedPorts:
         The owner's last port comes first, then a free one, then what is longest in quarantine.
         """
         kept = self._kept_for.get(owner)
-        if kept is not None and kept in self._quarantined:
-            return kept
+        if kept:
+            return next(reversed(kept))
         if self._free:
             return next(iter(self._free))
         first = self._quarantined.soonest()
@@ -62,53 +62,63 @@ class UnleasedPorts:
 
     def take(self, port: int) -> None:
         """It gets a lease. Takes a free or quarantined port."""
-        if not self._quarantined.discard(port):
+        if not self._leave_quarantine(port):
             del self._free[port]
 
     def give_back(self, port: int, now: float) -> None:
         """Undo `take`: what it was in quarantine for still counts."""
         former = self._former.get(port)
         if former is not None and former[1] > now:
-            self._quarantined.set(port, former[1])
+            self._enter_quarantine(port, *former)
         else:
-            self._forget_former(port)
+            self._former.pop(port, None)
             self._free[port] = None
 
     def quarantine(self, port: int, owner: Owner | None, until: float) -> None:
         """Keep a taken port from everybody but `owner`."""
-        self._note_former(port, owner, until)
-        self._quarantined.set(port, until)
+        self._former[port] = (owner, until)
+        self._enter_quarantine(port, owner, until)
 
     def busy(self, port: int, now: float) -> None:
         """Somebody outside has it, whatever it was here."""
         self._free.pop(port, None)
-        self._quarantined.discard(port)
+        self._leave_quarantine(port)
         self._busy.set(port, now + BUSY_SECONDS)
 
     def busy_of(self, port: int, owner: Owner, now: float, until: float) -> None:
         """The same for a taken port that was this owner's: afterwards it is in quarantine."""
-        self._note_former(port, owner, until)
+        self._former[port] = (owner, until)
         self.busy(port, now)
 
     def pass_time(self, now: float) -> list[int]:
         """Busy ports are tried again, quarantines end; the ports whose state changed."""
-        changed = [*self._busy.take_due(now), *self._quarantined.take_due(now)]
-        for port in changed:
+        rested = list(self._busy.take_due(now))
+        for port in rested:
             self.give_back(port, now)
-        return changed
+        over = []
+        while (first := self._quarantined.soonest()) is not None and first[0] <= now:
+            self._leave_quarantine(first[1])
+            self.give_back(first[1], now)
+            over.append(first[1])
+        return rested + over
 
     def soonest(self) -> float:
         """When a port comes back by itself."""
         firsts = (self._quarantined.soonest(), self._busy.soonest())
         return min((first[0] for first in firsts if first is not None), default=inf)
 
-    def _note_former(self, port: int, owner: Owner | None, until: float) -> None:
-        self._forget_former(port)
-        self._former[port] = (owner, until)
+    def _enter_quarantine(self, port: int, owner: Owner | None, until: float) -> None:
+        self._quarantined.set(port, until)
         if owner is not None:
-            self._kept_for[owner] = port
+            self._kept_for.setdefault(owner, {})[port] = None
 
-    def _forget_former(self, port: int) -> None:
-        owner, _ = self._former.pop(port, (None, 0.0))
-        if owner is not None and self._kept_for.get(owner) == port:
-            del self._kept_for[owner]
+    def _leave_quarantine(self, port: int) -> bool:
+        if not self._quarantined.discard(port):
+            return False
+        owner = self._former[port][0]
+        if owner is not None:
+            kept = self._kept_for[owner]
+            del kept[port]
+            if not kept:
+                del self._kept_for[owner]
+        return True

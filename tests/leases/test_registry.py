@@ -1,212 +1,441 @@
-"""Registry and store together: what survives, on a fake clock and a real file."""
+"""Registry and store together: what survives, what is bound, who is told; on a fake clock."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 
 from proxyservice.errors import RefusedError, StoreError
-from proxyservice.leases import commits as commits_module
-from proxyservice.leases.lease import Grant, Identity, Lease, LeaseTimes, Owner
-from proxyservice.leases.registry import LeaseRegistry
-from proxyservice.leases.store import LeaseStore, sqlite_url
+from proxyservice.leases.commits import RETRY_SECONDS
+from proxyservice.leases.lease import LeaseQuota, LeaseTimes
+from proxyservice.wire import proxyservice_pb2 as pb
+from tests.leases.harness import (
+    DISK_FULL,
+    TIMES,
+    Disk,
+    Node,
+    Run,
+    StoreThread,
+    on_disk,
+    outcome,
+    result,
+    store_thread,
+)
+from tests.leases.joined import claimed, proved
 
-TIMES = LeaseTimes(ttl=900.0, quarantine=600.0)
-
-
-class Reactor(Clock):
-    """A fake clock; what is to run at the start is run at once."""
-
-    def callWhenRunning(self, call: Any, *args: Any) -> None:
-        call(*args)
-
-
-class NoThread:
-    def __init__(self, least: int, most: int, name: str) -> None: ...
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-class Sockets:
-    def __init__(self, busy: set[int]) -> None:
-        self.busy = busy
-        self.bound: set[int] = set()
-
-    def bind(self, port: int) -> None:
-        if port in self.busy:
-            raise OSError("address in use")
-        self.bound.add(port)
-
-    def unbind(self, port: int) -> None:
-        self.bound.discard(port)
-
-
-class Node:
-    def __init__(self) -> None:
-        self.lost: list[str] = []
-
-    def lease_lost(self, lease: Lease, outcome: str) -> None:
-        self.lost.append(outcome)
-
-
-class Run:
-    """One run of a service on `path`, at a wall clock of its own."""
-
-    def __init__(self, path: Path, wall: float, ports: range, busy: set[int]) -> None:
-        self.clock = Reactor()
-        self.sockets = Sockets(busy)
-        self.store = LeaseStore(sqlite_url(path), 1)
-        self.registry = LeaseRegistry(
-            self.clock, self.store, ports, TIMES, self.sockets, wall=lambda: wall
-        )
-        self.registry.startService()
-
-    def lease(self, who: Owner) -> Grant:
-        return result(self.registry.acquire(who, Node(), "source"))
-
-    def stop(self) -> None:
-        result(self.registry.stopService())
-
-
-def result(deferred: Deferred[Any]) -> Any:
-    got: list[Any] = []
-    deferred.addBoth(got.append)
-    assert got, "it did not fire"
-    if hasattr(got[0], "raiseException"):
-        got[0].raiseException()
-    return got[0]
+ALICE, BOB, CAROL = claimed(1), claimed(2), claimed(3)
 
 
 @pytest.fixture(autouse=True)
-def store_thread_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run what is for the store's thread at once: the order of things stays, waiting goes."""
-    from twisted.internet.defer import maybeDeferred
-
-    def now(_reactor: Any, _pool: Any, call: Any, *args: Any) -> Deferred[Any]:
-        return maybeDeferred(call, *args)
-
-    monkeypatch.setattr(commits_module, "deferToThreadPool", now)
-    monkeypatch.setattr(commits_module, "ThreadPool", NoThread)
+def thread() -> Iterator[StoreThread]:
+    with store_thread() as thread:
+        yield thread
 
 
-def owner(number: int) -> Owner:
-    return Owner(Identity(False, b"k", bytes((number,))), "")
+@pytest.fixture
+def run() -> Run:
+    return Run(Disk(), range(1, 4))
 
 
-def ports_after(run: Run) -> dict[bytes, int]:
-    return {lease.owner.identity.connection_id: lease.port for lease in run.registry._table}
+# ------------------------------------------------------------- what survives
 
 
 @pytest.mark.parametrize("wall", [2e9, 1e9 + 5 * 86400, 1e9 - 5 * 86400])
 def test_neither_downtime_nor_a_new_clock_costs_an_address(tmp_path: Path, wall: float) -> None:
-    first = Run(tmp_path / "db", 1e9, range(1, 9), set())
-    grants = [first.lease(owner(n)) for n in range(3)]
-    first.registry.holding_ended(owner(1), grants[1].generation)
+    first = Run(on_disk(tmp_path / "db"), range(1, 9))
+    grants = {owner: first.lease(owner) for owner in (ALICE, BOB, CAROL)}
+    first.registry.holding_ended(BOB, grants[BOB].generation)
     first.stop()
-    second = Run(tmp_path / "db", wall, range(1, 9), set())
-    assert ports_after(second) == {bytes((n,)): grants[n].lease.port for n in range(3)}
-    assert second.lease(owner(2)).lease.port == grants[2].lease.port
-    assert second.lease(owner(2)).generation > grants[2].generation
+    second = Run(on_disk(tmp_path / "db"), range(1, 9), wall)
+    for owner, grant in grants.items():
+        assert second.port_of(owner) == grant.lease.port
+    again = second.lease(CAROL)
+    assert again.lease.port == grants[CAROL].lease.port
+    assert again.generation > grants[CAROL].generation
     second.stop()
 
 
 def test_a_crash_shortens_nothing(tmp_path: Path) -> None:
-    first = Run(tmp_path / "db", 1e9, range(1, 9), set())
-    grant = first.lease(owner(1))
-    for _ in range(1000):  # over an hour, no end of the run
-        first.clock.advance(4)
-    second = Run(tmp_path / "db", 1e9 + 1e6, range(1, 9), set())
-    second.clock.advance(TIMES.ttl - 1)
-    assert ports_after(second) == {b"\1": grant.lease.port}
-    for _ in range(2):
-        second.clock.advance(TIMES.ttl / 3)
-    assert ports_after(second) == {}
+    first = Run(on_disk(tmp_path / "db"), range(1, 9))
+    grant = first.lease(ALICE)
+    first.pass_time(4000)  # over an hour, no end of the run
+    second = Run(on_disk(tmp_path / "db"), range(1, 9), 1e9 + 1e6)
+    second.pass_time(TIMES.ttl - 1)
+    assert second.port_of(ALICE) == grant.lease.port
+    second.pass_time(2 * TIMES.ttl / 3)
+    assert second.port_of(ALICE) is None
     assert second.registry.counts()["quarantined"] == 1
     second.stop()
 
 
-def test_quarantine_survives_a_restart(tmp_path: Path) -> None:
-    first = Run(tmp_path / "db", 1e9, range(1, 3), set())
-    grant = first.lease(owner(1))
-    first.registry.holding_ended(owner(1), grant.generation)
-    for _ in range(10):
-        first.clock.advance(TIMES.ttl / 9)
+def test_a_wall_clock_that_jumps_ends_nothing_early_and_nothing_late(tmp_path: Path) -> None:
+    run = Run(on_disk(tmp_path / "db"), range(1, 9))
+    grant = run.lease(ALICE)
+    run.registry.holding_ended(ALICE, grant.generation)
+    run.wall_offset += 86400
+    run.pass_time(TIMES.ttl - 1)
+    assert run.port_of(ALICE) == grant.lease.port
+    run.wall_offset -= 2 * 86400
+    run.pass_time(1)
+    assert run.port_of(ALICE) is None
+    run.stop()
+
+
+def test_quarantine_survives_a_restart_and_keeps_the_port_for_its_former_owner(
+    tmp_path: Path,
+) -> None:
+    first = Run(on_disk(tmp_path / "db"), range(1, 3))
+    grant = first.lease(ALICE)
+    result(first.registry.release(ALICE, grant.generation))
     first.stop()
-    second = Run(tmp_path / "db", 1e9, range(1, 3), set())
+    second = Run(on_disk(tmp_path / "db"), range(1, 3))
     assert second.registry.counts()["quarantined"] == 1
-    assert second.lease(owner(2)).lease.port != grant.lease.port
+    assert second.lease(BOB).lease.port != grant.lease.port
+    assert second.lease(ALICE).lease.port == grant.lease.port
     second.stop()
 
 
-def test_half_of_the_range_is_busy(tmp_path: Path) -> None:
-    run = Run(tmp_path / "db", 1e9, range(1, 41), set(range(1, 21)))
-    got: list[Any] = []
-    run.registry.acquire(owner(1), Node(), "source").addBoth(got.append)
-    run.clock.advance(0)
-    assert got[0].lease.port == 21
-    assert run.sockets.bound == {21}
+def test_a_lease_outside_a_changed_range_is_granted_anew(tmp_path: Path) -> None:
+    first = Run(on_disk(tmp_path / "db"), range(1, 3))
+    first.lease(ALICE)
+    first.stop()
+    second = Run(on_disk(tmp_path / "db"), range(5, 7))
+    assert second.lease(ALICE).lease.port in range(5, 7)
+    second.stop()
+    third = Run(on_disk(tmp_path / "db"), range(1, 3))
+    assert third.port_of(ALICE) is None, "the row of the old range is gone for good"
+    third.stop()
+
+
+# ---------------------------------------------------------------------- ports
+
+
+def test_t6_half_of_the_range_is_busy() -> None:
+    run = Run(Disk(), range(1, 10_001), busy=set(range(1, 5001)))
+    got = outcome(run.registry.acquire(ALICE, Node(), "192.0.2.1"))
+    while not got:
+        run.clock.advance(0)
+    assert got[0].lease.port == 5001
+    assert run.sockets.bound == {5001}
     assert run.registry.counts() == {
-        "free": 19, "live": 1, "held": 0, "remembered": 0, "quarantined": 0, "busy": 20,
+        "free": 4999, "live": 1, "held": 0, "remembered": 0, "quarantined": 0, "busy": 5000,
     }  # fmt: skip
-    run.stop()
 
 
-def test_takeover_tells_the_older_holder_and_its_late_end_changes_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path / "db", 1e9, range(1, 3), set())
-    old = Node()
-    first = result(run.registry.acquire(owner(1), old, "source"))
-    second = run.lease(owner(1))
-    assert old.lost == ["taken_over"]
-    run.registry.holding_ended(owner(1), first.generation)
+def test_a_busy_port_of_somebody_is_kept_from_others_when_it_is_free_again() -> None:
+    run = Run(Disk(), range(1, 4))
+    grant = run.lease(ALICE)
+    old = grant.lease.port
+    run.registry.holding_ended(ALICE, grant.generation)
+    run.sockets.busy = {old}
+    moved = run.lease(ALICE)
+    assert moved.lease.port != old
+    run.sockets.busy.clear()
+    run.pass_time(61)
+    assert run.registry.counts()["quarantined"] == 1
+    assert run.lease(BOB).lease.port not in (old, moved.lease.port)
+
+
+def test_when_every_port_is_busy_a_lease_waits_for_its_own() -> None:
+    run = Run(Disk(), range(1, 2))
+    grant = run.lease(ALICE)
+    run.registry.holding_ended(ALICE, grant.generation)
+    run.sockets.busy = {1}
+    assert run.refusal(ALICE).code == pb.REFUSAL_EXHAUSTED
+    assert run.refusal(BOB).code == pb.REFUSAL_EXHAUSTED
+    run.sockets.busy.clear()
+    assert run.lease(ALICE).lease.port == 1
+
+
+def test_a_wanted_port(run: Run) -> None:
+    node = Node()
+    assert run.lease(ALICE, node, wanted_port=3).lease.port == 3
+    assert run.refusal(BOB, wanted_port=3).code == pb.REFUSAL_ADDRESS_UNAVAILABLE
+    assert run.refusal(BOB, wanted_port=4).code == pb.REFUSAL_ADDRESS_UNAVAILABLE
+    assert run.sockets.bound == {3}
+    assert node.losses == []
+
+
+def test_moving_to_a_wanted_port_quarantines_the_old_one(run: Run) -> None:
+    node = Node()
+    first = run.lease(ALICE, node)
+    old, generation = first.lease.port, first.generation
+    assert run.lease(ALICE, node, wanted_port=3).moved_from == old
+    assert node.losses == [(old, generation, "moved")]
+    assert run.sockets.bound == {3}
+    assert run.refusal(BOB, wanted_port=old).code == pb.REFUSAL_ADDRESS_UNAVAILABLE
+    assert run.lease(ALICE, node, wanted_port=old).lease.port == old
+
+
+def test_a_wanted_port_that_cannot_be_bound_leaves_the_lease_where_it_is(run: Run) -> None:
+    node = Node()
+    grant = run.lease(ALICE, node)
+    run.sockets.busy = {3}
+    assert run.refusal(ALICE, node=node, wanted_port=3).code == pb.REFUSAL_ADDRESS_UNAVAILABLE
+    assert run.registry.visited(grant.lease.port) == (grant.lease, node)
+    assert node.losses == []
+    run.sockets.busy.clear()
+    assert run.refusal(ALICE, wanted_port=3).code == pb.REFUSAL_ADDRESS_UNAVAILABLE
+    run.pass_time(61)
+    assert run.lease(ALICE, wanted_port=3).lease.port == 3
+
+
+def test_a_wanted_port_beyond_the_quota_is_not_left_bound(run: Run) -> None:
+    run.lease(ALICE)
+    refused = run.refusal(BOB, wanted_port=3, limits=LeaseQuota(per_source=1))
+    assert refused.code == pb.REFUSAL_QUOTA
+    assert run.sockets.bound == {run.port_of(ALICE)}
+
+
+def test_at_the_quota_the_oldest_remembered_lease_is_released(run: Run) -> None:
+    limits = LeaseQuota(per_key=8, per_source=2)
+    first, second = run.lease(ALICE, limits=limits), run.lease(BOB, limits=limits)
+    assert run.refusal(CAROL, limits=limits).code == pb.REFUSAL_QUOTA
+    run.registry.holding_ended(BOB, second.generation)
+    run.registry.holding_ended(ALICE, first.generation)
+    grant = run.lease(CAROL, limits=limits)
+    assert (run.port_of(BOB), run.port_of(ALICE)) == (None, first.lease.port)
+    assert grant.lease.port != second.lease.port, "that one is in quarantine"
+    assert run.refusal(CAROL, wanted_port=second.lease.port)
+
+
+def test_a_proved_lease_beyond_its_promise_goes_only_when_nothing_else_is_left() -> None:
+    run = Run(Disk(), range(1, 3))
+    for owner in (proved(1), proved(2)):
+        grant = run.lease(owner)
+        run.registry.holding_ended(owner, grant.generation)
+        run.pass_time(1)
+    assert run.refusal(ALICE).code == pb.REFUSAL_EXHAUSTED
+    assert run.refusal(ALICE).retry_after_seconds == TIMES.ttl - 2
+    run.pass_time(TIMES.ttl)
+    assert run.port_of(proved(1)) == 1
+    assert run.lease(ALICE).lease.port == 1, "the one least recently heard goes first"
+    assert run.port_of(proved(1)) is None
+    assert run.port_of(proved(2)) == 2
+
+
+# -------------------------------------------------------------------- holders
+
+
+def test_takeover_tells_the_older_holder_and_its_late_end_changes_nothing(run: Run) -> None:
+    old, new = Node(), Node()
+    first = run.lease(ALICE, old)
+    second = run.lease(ALICE, new)
+    assert old.losses == [(first.lease.port, first.generation, "taken_over")]
+    run.registry.holding_ended(ALICE, first.generation)
+    result(run.registry.release(ALICE, first.generation))
     assert run.sockets.bound == {second.lease.port}
-    assert run.registry.visited(second.lease.port) is not None
-    run.stop()
+    assert run.registry.visited(second.lease.port) == (second.lease, new)
+    assert new.losses == []
+
+
+def test_a_held_port_stays_bound_until_the_hold_is_over() -> None:
+    run = Run(Disk(), range(1, 4), times=LeaseTimes(ttl=100.0, hold=10.0))
+    grant = run.lease(ALICE)
+    run.registry.holding_ended(ALICE, grant.generation, hold=True)
+    assert run.sockets.bound == {grant.lease.port}
+    assert run.registry.visited(grant.lease.port) == (grant.lease, None)
+    run.pass_time(10)
+    assert run.registry.counts()["remembered"] == 1
+    assert run.sockets.bound == set()
+    assert run.registry.visited(grant.lease.port) is None
+    run.pass_time(89)
+    assert run.port_of(ALICE) is not None, "100 s count from the end of the connection"
+    run.pass_time(1)
+    assert run.port_of(ALICE) is None
+
+
+def test_a_node_that_is_back_within_the_hold_is_not_unbound_later() -> None:
+    run = Run(Disk(), range(1, 4), times=LeaseTimes(ttl=100.0, hold=10.0))
+    grant, node = run.lease(ALICE), Node()
+    run.registry.holding_ended(ALICE, grant.generation, hold=True)
+    run.pass_time(5)
+    again = run.lease(ALICE, node)
+    run.pass_time(200)
+    assert run.registry.visited(again.lease.port) == (again.lease, node)
+    assert run.sockets.bound == {again.lease.port}
+
+
+def test_release_unbinds_at_once_and_fires_when_it_is_on_disk(
+    run: Run, thread: StoreThread
+) -> None:
+    node = Node()
+    grant = run.lease(ALICE, node)
+    thread.waits = True
+    released = outcome(run.registry.release(ALICE, grant.generation))
+    assert run.sockets.bound == set()
+    assert node.outcomes == ["released"]
+    assert released == []
+    thread.turn()
+    assert released == [None]
+    assert run.registry.counts()["quarantined"] == 1
+
+
+def test_revoked_leases_end_and_their_ports_are_kept_for_nobody(run: Run) -> None:
+    node = Node()
+    grant = run.lease(proved(1), node)
+    run.lease(ALICE)
+    assert run.registry.revoke(lambda owner: owner.identity.proved) == 1
+    assert node.losses == [(grant.lease.port, grant.generation, "revoked")]
+    assert run.sockets.bound == {run.port_of(ALICE)}
+    assert run.lease(proved(1)).lease.port != grant.lease.port
+
+
+def test_what_is_revoked_before_its_commit_is_not_announced(run: Run, thread: StoreThread) -> None:
+    thread.waits = True
+    node = Node()
+    got = outcome(run.registry.acquire(ALICE, node, "192.0.2.1"))
+    assert run.registry.revoke(lambda owner: True) == 1
+    thread.all_turns()
+    assert got[0].value.code == pb.REFUSAL_DENIED
+    assert node.outcomes == ["revoked"]
+
+
+def test_of_two_requests_at_once_the_newer_wins(run: Run, thread: StoreThread) -> None:
+    thread.waits = True
+    older = outcome(run.registry.acquire(ALICE, Node(), "192.0.2.1"))
+    newer = outcome(run.registry.acquire(ALICE, Node(), "192.0.2.1"))
+    thread.all_turns()
+    assert older[0].value.code == pb.REFUSAL_SUPERSEDED
+    assert newer[0].generation == newer[0].lease.generation
+
+
+# ------------------------------------------------------ a store that fails
 
 
 def test_acknowledged_only_after_the_commit_and_refused_when_it_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, thread: StoreThread
 ) -> None:
-    run = Run(tmp_path / "db", 1e9, range(1, 3), set())
-    pending: list[Deferred[None]] = []
+    thread.waits = True
+    got = [outcome(run.registry.acquire(owner, Node(), "192.0.2.1")) for owner in (ALICE, BOB)]
+    assert got == [[], []]
+    assert len(thread.queue) == 1, "the second waits for the next group"
+    thread.turn()
+    assert [len(one) for one in got] == [1, 0]
+    thread.turn(DISK_FULL)
+    assert got[1][0].value.code == pb.REFUSAL_EXHAUSTED
+    assert run.port_of(BOB) is None
+    assert run.sockets.bound == {got[0][0].lease.port}
 
-    def later(_reactor: Any, _pool: Any, call: Any, *args: Any) -> Deferred[None]:
-        pending.append(Deferred())
-        return pending[-1]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(commits_module, "deferToThreadPool", later)
-        got: list[Any] = []
-        for number in range(2):
-            run.registry.acquire(owner(number), Node(), "source").addBoth(got.append)
-        assert got == []
-        assert len(pending) == 1, "the second waits for the next group"
-        pending[0].callback(None)
-        assert len(got) == 1
-        pending[1].errback(StoreError("disk full"))
-    got[1].trap(RefusedError)
-    assert run.registry.counts()["free"] == 1
-    assert len(run.sockets.bound) == 1
+@pytest.mark.parametrize("error", [DISK_FULL, OSError(28, "No space left on device")])
+def test_t22_a_full_disk_ends_nothing_and_new_leases_are_refused_until_it_is_not(
+    run: Run, error: Exception
+) -> None:
+    grant, disk = run.lease(ALICE), run.store
+    disk.error = error
+    assert run.refusal(BOB).code == pb.REFUSAL_EXHAUSTED
+    writes = disk.writes
+    for _ in range(50):
+        refused = run.refusal(CAROL)
+        assert (refused.code, refused.retry_after_seconds) == (pb.REFUSAL_EXHAUSTED, RETRY_SECONDS)
+    assert disk.writes == writes, "what is known to fail is not tried for each request"
+    again = run.lease(ALICE)
+    assert again.lease.port == grant.lease.port, "what is on disk is served"
+    run.pass_time(10 * RETRY_SECONDS)
+    assert writes < disk.writes <= writes + 10, "tried again, with a rest between"
+    assert run.registry.store_failures == disk.writes - 2  # the start's and Alice's
+    assert run.registry.store_failing
+    disk.error = None
+    run.pass_time(RETRY_SECONDS)
+    assert not run.registry.store_failing
+    assert run.lease(BOB).lease.port in disk.rows
+    assert disk.rows[grant.lease.port].owner == ALICE
+
+
+def test_a_lease_that_ends_while_the_disk_is_full_ends_there_too_later(run: Run) -> None:
+    grant, disk = run.lease(ALICE), run.store
+    disk.error = DISK_FULL
+    with pytest.raises(RefusedError):
+        result(run.registry.release(ALICE, grant.generation))
+    assert run.sockets.bound == set()
+    disk.error = None
+    run.pass_time(RETRY_SECONDS)
+    assert disk.rows[grant.lease.port].state == "quarantined"
+
+
+def test_a_move_that_cannot_be_stored_is_undone(run: Run) -> None:
+    grant, disk = run.lease(ALICE), run.store
+    old = grant.lease.port
+    disk.error = DISK_FULL
+    assert run.refusal(ALICE, wanted_port=3).code == pb.REFUSAL_EXHAUSTED
+    assert run.port_of(ALICE) == old
+    disk.error = None
+    run.pass_time(RETRY_SECONDS)
+    assert run.registry.counts()["free"] == 2
+    assert run.lease(ALICE).lease.port == old
+
+
+def test_what_a_grant_released_is_back_when_the_grant_cannot_be_stored(run: Run) -> None:
+    limits = LeaseQuota(per_source=1)
+    grant, disk = run.lease(ALICE, limits=limits), run.store
+    run.registry.holding_ended(ALICE, grant.generation)
+    disk.error = DISK_FULL
+    assert run.refusal(BOB, limits=limits).code == pb.REFUSAL_EXHAUSTED
+    assert run.port_of(ALICE) == grant.lease.port
+
+
+def test_two_requests_of_a_new_node_that_cannot_be_stored_leave_nothing(
+    run: Run, thread: StoreThread
+) -> None:
+    thread.waits = True
+    got = [outcome(run.registry.acquire(ALICE, Node(), "192.0.2.1")) for _ in range(2)]
+    thread.turn(DISK_FULL)
+    assert [len(one) for one in got] == [1, 1]
+    assert run.registry.counts()["free"] == 3
+    assert run.sockets.bound == set()
+
+
+def test_a_stop_tries_once_more_and_ends_whatever_happens(run: Run) -> None:
+    grant, disk = run.lease(ALICE), run.store
+    disk.error = DISK_FULL
+    run.registry.holding_ended(ALICE, grant.generation)
+    disk.error = None
     run.stop()
+    assert disk.rows[grant.lease.port].state == "remembered"
+    assert run.clock.getDelayedCalls() == []
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    Run(tmp_path / "db", 1e9, range(1, 3), set()).stop()
-    engine = sa.create_engine(sqlite_url(tmp_path / "db"))
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE proxyservice SET schema_version = 99")
-    engine.dispose()
-    with pytest.raises(StoreError, match="newer version"):
-        LeaseStore(sqlite_url(tmp_path / "db"), 1).open(0.0)
+def test_a_stop_with_a_full_disk_leaves_no_timer(run: Run) -> None:
+    run.lease(ALICE)
+    run.store.error = DISK_FULL
+    run.stop()
+    assert run.clock.getDelayedCalls() == []
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_what_ends_the_start_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "db").write_bytes(b"garbage" * 1000)
     with pytest.raises(StoreError, match="not a database"):
-        LeaseStore(sqlite_url(tmp_path / "db"), 1).open(0.0)
+        Run(on_disk(tmp_path / "db"), range(1, 3))
+
+
+# -------------------------------------------------------------------- storms
+
+
+def test_t5_sixteen_ports_and_ten_thousand_requests() -> None:
+    run = Run(Disk(), range(100, 116))
+    got: list[Any] = []
+    for number in range(10_000):
+        owner = proved(0, str(number))
+        run.registry.acquire(owner, Node(), "192.0.2.1").addBoth(got.append)
+    refused = [one.value for one in got if hasattr(one, "value")]
+    assert len(got) - len(refused) == 16
+    assert {error.code for error in refused} == {pb.REFUSAL_EXHAUSTED}
+    assert run.registry.counts()["live"] == 16
+    assert len(run.sockets.bound) == 16
+
+
+def test_a_burst_of_five_thousand_takes_a_handful_of_commits(thread: StoreThread) -> None:
+    disk = Disk()
+    run = Run(disk, range(1, 5001))
+    thread.waits = True
+    got: list[Any] = []
+    for number in range(5000):
+        run.registry.acquire(proved(0, str(number)), Node(), "192.0.2.1").addBoth(got.append)
+    thread.all_turns()
+    assert len({grant.lease.port for grant in got}) == 5000
+    assert len(disk.rows) == 5000
+    assert disk.writes == 3, "the start, the first, and all others together"

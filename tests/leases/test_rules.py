@@ -1,153 +1,163 @@
-"""The rules of leases against a naive model, and the promises one by one."""
+"""The promises of leases one by one, and the small parts that they are made of."""
 
 from __future__ import annotations
 
-from math import inf
+import random
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxyservice.errors import RefusedError
-from proxyservice.leases.lease import Grant, Identity, LeaseState, LeaseTimes, Owner
+from proxyservice.leases.due import DueTimes
+from proxyservice.leases.lease import Identity, LeaseQuota, LeaseTimes, Owner
+from proxyservice.leases.quota import counted_source
 from proxyservice.leases.table import LeaseTable
+from proxyservice.leases.takeovers import TakeoverBucket
+from proxyservice.wire import proxyservice_pb2 as pb
+from tests.leases.joined import claimed, proved
 
-TIMES = LeaseTimes(ttl=100.0, quarantine=10.0)
+TIMES = LeaseTimes(ttl=100.0, proved_ttl=1000.0, quarantine=10.0)
 PORTS = range(7, 10)
+ALICE, BOB, CAROL = claimed(1), claimed(2), claimed(3)
 
 
-def owner(number: int) -> Owner:
-    return Owner(Identity(False, b"key", bytes((number,))), "")
-
-
-class Model(RuleBasedStateMachine):
-    """`held` knows each owner's port, generation, and when it may be lost."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        self.table = LeaseTable(PORTS, TIMES, epoch=3)
-        self.held: dict[Owner, tuple[int, int, float]] = {}
-        self.newest = 0
-
-    @rule(number=st.integers(0, 4))
-    def acquire(self, number: int) -> None:
-        who = owner(number)
-        before = self.table.counts()
-        try:
-            grant = self.table.acquire(who, self.now, "source")
-        except RefusedError as error:
-            assert who not in self.held
-            assert before["free"] == before["quarantined"] == 0
-            assert error.retry_after_seconds >= 0
-            assert self.table.counts() == before
-            return
-        assert grant.generation > self.newest
-        assert grant.lease.port in PORTS
-        if who in self.held:
-            assert grant.lease.port == self.held[who][0]
-            assert grant.displaced == (self.held[who][2] == inf)
-        else:
-            assert grant.fresh
-            assert grant.lease.port not in {port for port, _, _ in self.held.values()}
-        self.newest = grant.generation
-        self.held[who] = (grant.lease.port, grant.generation, inf)
-
-    @rule(number=st.integers(0, 4), stale=st.booleans())
-    def leave(self, number: int, stale: bool) -> None:
-        who = owner(number)
-        port, generation, until = self.held.get(who, (0, 1, 0.0))
-        ended = self.table.holding_ended(who, generation - stale, self.now)
-        assert ended == (until == inf and not stale)
-        if ended:
-            self.held[who] = (port, generation, self.now + TIMES.ttl)
-
-    @rule(seconds=st.sampled_from([1.0, 9.0, 50.0, 101.0]))
-    def pass_time(self, seconds: float) -> None:
-        self.now += seconds
-        self.table.pass_time(self.now)
-        expired = {ended.lease.owner for ended in self.table.take_changes().ended}
-        assert expired == {who for who, held in self.held.items() if held[2] <= self.now}
-        for who in expired:
-            del self.held[who]
-
-    @rule(number=st.integers(0, 4))
-    def port_turns_out_busy(self, number: int) -> None:
-        who = owner(number)
-        if who not in self.held or self.held[who][2] != inf:
-            return
-        old, generation, until = self.held.pop(who)
-        lease = self.table.of_owner(who)
-        assert lease is not None
-        try:
-            self.table.move_from_busy(Grant(lease, generation, False, fresh=True), self.now)
-        except RefusedError:
-            assert self.table.of_owner(who) is None
-            return
-        assert lease.port != old
-        self.held[who] = (lease.port, generation, until)
-
-    @invariant()
-    def the_sum_is_the_range(self) -> None:
-        assert sum(self.table.counts().values()) == len(PORTS)
-
-    @invariant()
-    def both_directions_agree_with_the_model(self) -> None:
-        assert {lease.owner: lease.port for lease in self.table} == {
-            who: port for who, (port, _, _) in self.held.items()
-        }
-        for lease in self.table:
-            assert self.table.at_port(lease.port) is lease
-            assert (lease.state is LeaseState.LIVE) == (self.held[lease.owner][2] == inf)
-
-
-TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+def test_defaults_are_those_of_the_design() -> None:
+    assert LeaseTimes() == LeaseTimes(10_800.0, 2_592_000.0, 0.0, 600.0)
+    assert LeaseQuota() == LeaseQuota(8, 8)
 
 
 def test_an_expired_port_is_quarantined_from_others_while_another_is_free() -> None:
     table = LeaseTable(range(1, 3), TIMES, 1)
-    first = table.acquire(owner(1), 0.0, "")
-    table.holding_ended(owner(1), first.generation, 0.0)
+    first = table.acquire(ALICE, 0.0, "")
+    table.holding_ended(ALICE, first.generation, 0.0)
     table.pass_time(99.9)
-    assert table.of_owner(owner(1)) is not None
+    assert table.of_owner(ALICE) is not None
     table.pass_time(100.0)
-    assert table.of_owner(owner(1)) is None
-    other = table.acquire(owner(2), 101.0, "")
+    assert table.of_owner(ALICE) is None
+    other = table.acquire(BOB, 101.0, "")
     assert other.lease.port != first.lease.port
-    assert table.acquire(owner(3), 102.0, "").lease.port == first.lease.port  # none else is left
+    assert table.acquire(CAROL, 102.0, "").lease.port == first.lease.port  # none else is left
 
 
-def test_sixteen_ports_and_ten_thousand_requests() -> None:
-    table = LeaseTable(range(100, 116), TIMES, 1)
-    granted = 0
-    for number in range(10_000):
-        who = Owner(Identity(False, b"k", number.to_bytes(2, "big")), "")
-        try:
-            table.acquire(who, 0.0, "")
-            granted += 1
-        except RefusedError as error:
-            assert str(error) == "no port is left"
-    assert granted == 16
-
-
-def test_what_was_not_stored_is_undone() -> None:
-    table = LeaseTable(range(1, 2), TIMES, 1)
-    grant = table.acquire(owner(1), 0.0, "")
-    table.undo(grant, 0.0)
-    assert table.counts()["free"] == 1
+def test_a_lease_that_is_due_does_not_come_back_without_a_new_grant() -> None:
+    table = LeaseTable(PORTS, TIMES, 1)
+    first = table.acquire(ALICE, 0.0, "")
+    table.holding_ended(ALICE, first.generation, 0.0)
+    again = table.acquire(ALICE, 100.0, "")  # before anybody let time pass
+    assert again.fresh
+    assert again.lease.port == first.lease.port, "in quarantine for others only"
 
 
 def test_a_later_epoch_outranks_every_generation_of_an_earlier_one() -> None:
     early, late = LeaseTable(PORTS, TIMES, 1), LeaseTable(PORTS, TIMES, 2)
-    last = max(early.acquire(owner(1), 0.0, "").generation for _ in range(1000))
-    assert late.acquire(owner(1), 0.0, "").generation > last
+    last = max(early.acquire(ALICE, 0.0, "").generation for _ in range(1000))
+    assert late.acquire(ALICE, 0.0, "").generation > last
 
 
-@pytest.mark.parametrize("proved", [False, True])
-def test_claimed_and_proved_never_mix(proved: bool) -> None:
+def test_claimed_and_proved_never_mix() -> None:
     table = LeaseTable(PORTS, TIMES, 1)
-    one = table.acquire(Owner(Identity(proved, b"key"), ""), 0.0, "")
-    other = table.acquire(Owner(Identity(not proved, b"key"), ""), 0.0, "")
-    assert one.lease.port != other.lease.port
+    key = proved(1).identity.net_key
+    same = Owner(Identity(False, key), "")
+    assert table.acquire(proved(1), 0.0, "").lease.port != table.acquire(same, 0.0, "").lease.port
+
+
+def test_a_claimed_key_cannot_use_up_somebody_elses_quota() -> None:
+    table = LeaseTable(range(1, 20), TIMES, 1)
+    for number in range(8):  # all state the same net_key, each another connection_id
+        table.acquire(claimed(number), 0.0, f"192.0.2.{number}", limits=LeaseQuota(per_key=1))
+    assert len(table) == 8
+
+
+def test_a_returning_node_is_counted_for_its_new_source_only_where_there_is_room() -> None:
+    table = LeaseTable(range(1, 20), TIMES, 1)
+    limits = LeaseQuota(per_source=1)
+    table.acquire(ALICE, 0.0, "192.0.2.1", limits=limits)
+    table.acquire(BOB, 0.0, "192.0.2.2", limits=limits)
+    lease = table.acquire(ALICE, 0.0, "192.0.2.2", limits=limits).lease
+    assert (lease.source, lease.charged_to) == ("192.0.2.2", "192.0.2.1")
+    with pytest.raises(RefusedError) as caught:
+        table.acquire(CAROL, 0.0, "192.0.2.1", limits=limits)
+    assert caught.value.code == pb.REFUSAL_QUOTA
+    lease = table.acquire(ALICE, 0.0, "192.0.2.3", limits=limits).lease
+    assert lease.charged_to == "192.0.2.3"
+    assert table.acquire(CAROL, 0.0, "192.0.2.1", limits=limits).fresh
+
+
+def test_without_limits_a_trusted_source_has_as_many_as_it_asks_for() -> None:
+    table = LeaseTable(range(1, 101), TIMES, 1)
+    for number in range(100):
+        table.acquire(claimed(number), 0.0, "127.0.0.1")
+    assert table.leased_by.of_source("127.0.0.1") == 100
+
+
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::FFFF:c000:201", "192.0.2.1"),
+        ("2001:db8:1:2ff::1", "2001:db8:1:200::/56"),
+        ("2001:db8:1:200:ffff::", "2001:db8:1:200::/56"),
+        ("2001:db8:1:300::1", "2001:db8:1:300::/56"),
+        ("fe80::1%eth0", "fe80::/56"),
+        ("::1", "::/56"),
+        ("/run/socket", "/run/socket"),
+        ("", ""),
+    ],
+)
+def test_counted_source(host: str, source: str) -> None:
+    assert counted_source(host) == source
+
+
+# ------------------------------------------------------------------ takeovers
+
+
+def test_takeovers_are_five_at_once_and_then_one_each_ten_seconds() -> None:
+    bucket = TakeoverBucket()
+    assert [bucket.take(1000.0) for _ in range(6)] == [0, 0, 0, 0, 0, 10.0]
+    assert bucket.take(1004.0) == 6.0
+    assert bucket.wait_seconds(1004.0) == 6.0
+    assert bucket.take(1010.0) == 0
+    assert bucket.take(1010.0) == 10.0
+
+
+def test_a_takeover_bucket_fills_to_its_burst_and_no_further() -> None:
+    bucket = TakeoverBucket()
+    assert bucket.is_full(0.0)
+    for _ in range(5):
+        bucket.take(0.0)
+    assert not bucket.is_full(49.9)
+    assert bucket.is_full(50.0)
+    assert [bucket.take(1e6) for _ in range(6)] == [0, 0, 0, 0, 0, 10.0]
+
+
+def test_ten_thousand_tries_are_let_through_at_the_rate() -> None:
+    bucket = TakeoverBucket()
+    allowed = sum(bucket.take(number * 0.1) == 0 for number in range(10_000))
+    assert allowed == 5 + 99  # 999.9 s
+
+
+# ------------------------------------------------------------------ due times
+
+
+def test_due_times_stay_small_and_come_in_order() -> None:
+    due, expected, pick = DueTimes(), {}, random.Random(7)
+    for _ in range(20_000):
+        port, at = pick.randrange(50), float(pick.randrange(1000))
+        if pick.random() < 0.2:
+            assert due.discard(port) == (expected.pop(port, None) is not None)
+        else:
+            due.set(port, at)
+            expected[port] = at
+        assert len(due._heap) <= 2 * len(due) + 64
+    assert len(due) == len(expected)
+    taken = list(due.take_due(500.0))
+    assert sorted(taken) == sorted(port for port, at in expected.items() if at <= 500.0)
+    assert [expected[port] for port in taken] == sorted(expected[port] for port in taken)
+    assert all((port in due) == (at > 500.0) for port, at in expected.items())
+
+
+def test_equal_due_times_keep_the_order_of_their_coming() -> None:
+    due = DueTimes()
+    for port in (3, 1, 2):
+        due.set(port, 5.0)
+    assert list(due.take_due(5.0)) == [3, 1, 2]
