@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from proxyservice.node.events import EndingEvents
 from proxyservice.node.exposure import Exposure, exit_status, read_settings
 from proxyservice.node.proxy_protocol import HEADERS
 from proxyservice.options import PluginOptions
-from proxyservice.process import ExplainedStart, exit_cleanly_on_signals
+from proxyservice.process import ExplainedStart, exit_cleanly_on_signals, prepare_reactor
 
 
 class Options(PluginOptions):
@@ -83,8 +82,7 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    # Twisted's clock is the wall's: a step of it would fire or freeze every timer.
-    vars(reactor)["seconds"] = time.monotonic
+    prepare_reactor(reactor)
     settings = options["settings"]
 
     def hopeless(error: ProxyServiceError) -> None:

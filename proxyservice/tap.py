@@ -20,7 +20,7 @@ from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.store import LeaseStore, sqlite_url
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.options import PluginOptions
-from proxyservice.process import ExplainedStart, exit_cleanly_on_signals
+from proxyservice.process import ExplainedStart, exit_cleanly_on_signals, prepare_reactor
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.ports import ProxyPorts
@@ -178,8 +178,7 @@ def makeService(options: Options) -> Service:
     """Wire the service; nothing is opened before it starts."""
     from twisted.internet import reactor
 
-    # Twisted's clock is the wall's: a step of it would fire or freeze every timer.
-    vars(reactor)["seconds"] = time.monotonic
+    prepare_reactor(reactor)
     directory = options["state-dir"]
     store = LeaseStore(
         options["store"] or sqlite_url(directory / "leases.sqlite"), options["network-id"]

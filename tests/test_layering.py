@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "errors.py": set(),
     "units.py": set(),
     "options.py": set(),
-    "process.py": {"errors"},
+    "process.py": {"errors", "net"},
     "state.py": {"errors"},
     "__init__.py": set(),
 }

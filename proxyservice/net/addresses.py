@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 
+@lru_cache(maxsize=4096)  # the same few visitors and nodes come again and again
 def canonical(host: str) -> str:
     """Return the one spelling of an IP address; IPv4-mapped IPv6 becomes IPv4.
 

@@ -13,8 +13,11 @@ from __future__ import annotations
 from errno import EAGAIN, EINTR, ENOBUFS
 from typing import Any
 
-from twisted.internet import main, tcp
+from twisted.internet import error, main, tcp
 from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+
+from proxyservice.net.lean_loop import turn_end
 
 RECEIVE_BYTES = 256 * 1024
 """Most bytes of one read: beyond it a read gains nothing."""
@@ -27,6 +30,8 @@ RECEIVE_BUFFER = memoryview(bytearray(HEADROOM_BYTES + RECEIVE_BYTES))
 
 _LANDING = RECEIVE_BUFFER[HEADROOM_BYTES:]
 _NOT_NOW = (EAGAIN, EINTR, ENOBUFS)
+_DONE = Failure(main.CONNECTION_DONE)
+_ABORTED = Failure(error.ConnectionAborted())
 
 
 class EagerProtocol(Protocol):
@@ -71,6 +76,7 @@ class EagerConnection(tcp.Connection):
     """A registered push producer is paused when more than this is queued."""
 
     _unsent: bytes | bytearray = b""  # what the kernel did not take yet
+    _shouldShutdown = False  # closing the only descriptor says the same, in one call
 
     @property
     def queued_bytes(self) -> int:
@@ -131,6 +137,35 @@ class EagerConnection(tcp.Connection):
                 self.protocol.sendProgressed()
         return None if self._unsent else self._drained()
 
+    def loseConnection(self) -> None:
+        """Close when the queue has left: at the end of this turn when there is none."""
+        if self._unsent or self.producer is not None or self.TLS or not turn_end.active:
+            super().loseConnection()
+        elif self.connected and not self.disconnecting:
+            self.disconnecting = True
+            self.stopReading()
+            turn_end.defer(self._close_in_order)
+
+    def _close_in_order(self) -> None:
+        if self._unsent:
+            self.startWriting()  # something was written after all, as is allowed
+        elif self.connected:
+            self.connectionLost(_DONE)
+
+    def abortConnection(self) -> None:
+        """Close at the end of this turn, with RST."""
+        if not turn_end.active:
+            super().abortConnection()
+        elif not self.disconnected and not self._aborting:
+            self._aborting = True
+            self.stopReading()
+            self.stopWriting()
+            vars(self).update(doRead=_nothing, doWrite=_nothing)
+            turn_end.defer(self._close_at_once)
+
+    def _close_at_once(self) -> None:
+        self.connectionLost(_ABORTED)
+
     def loseWriteConnection(self) -> None:
         """End this direction: now when nothing is queued, else behind the queue."""
         if self.TLS or self._unsent or not self.connected:
@@ -176,6 +211,10 @@ class EagerConnection(tcp.Connection):
         """
         if self.connected and not self.disconnecting:
             self.doRead()
+
+
+def _nothing() -> None:
+    """An aborted connection neither reads nor writes."""
 
 
 class EagerServer(EagerConnection, tcp.Server):

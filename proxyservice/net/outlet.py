@@ -2,7 +2,9 @@
 
 While the outlet is writable its sources write straight through; while it is
 full a source that has data waits unread in a `FairQueue`, and turns go to the
-one that has sent least.
+one that has sent least. Small frames that are written in one turn of the
+reactor leave together at its end: with many visitors active a `send` for each
+frame would be half of all work.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from proxyservice.net.lean_loop import turn_end
 from proxyservice.streams.fairness import FairQueue
+
+SMALL_BYTES = 4 * 1024
+"""Frames up to this size are worth a copy to save a `send`: 0.2 us against 5."""
+
+BATCH_BYTES = 64 * 1024
+"""What is gathered in one turn at most."""
 
 
 class Source(Protocol):
@@ -39,6 +48,7 @@ class Outlet:
         self._on_full = on_full
         self._on_drain = on_drain
         self._queue: FairQueue[Source] = FairQueue()
+        self._batch = bytearray()
         self.writable = True
         transport.high_bytes = 0
         transport.registerProducer(self, True)
@@ -59,8 +69,23 @@ class Outlet:
         return bool(self._queue)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Send; what the kernel does not take is copied and queued."""
+        """Send, small frames at the end of the turn; the rest of a large one is queued."""
+        if turn_end.active and len(data) <= SMALL_BYTES and self.writable:
+            if not self._batch:
+                turn_end.defer(self.flush)
+            self._batch += data
+            if len(self._batch) > BATCH_BYTES:
+                self.flush()
+            return
+        if self._batch:
+            self.flush()
         self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        if self._batch:
+            batch, self._batch = self._batch, bytearray()
+            self._transport.write(batch)
 
     def wait(self, source: Source) -> None:
         """The source has data and the outlet is full: it will get a turn."""
@@ -93,6 +118,7 @@ class Outlet:
         self.writable = False
 
     def close(self) -> None:
-        """Nothing will be sent any more."""
+        """Nothing will be written any more; what was gathered leaves."""
+        self.flush()
         self.writable = False
         self._queue = FairQueue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from proxyservice.errors import ProxyServiceError
 from proxyservice.node.keys import create_key, load_key
 from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
+from proxyservice.process import prepare_reactor
 
 
 class OneLineErrors(click.Group):
@@ -136,7 +136,7 @@ def run_reactor(work: Callable[[Any], Deferred[Any]]) -> int:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    vars(reactor)["seconds"] = time.monotonic
+    prepare_reactor(reactor)
     status = [1]
 
     def finished(result: Any) -> None:

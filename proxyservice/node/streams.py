@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -37,11 +36,7 @@ def tcp_address(text: str) -> IPv4Address | IPv6Address:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise FrameError("a visitor whose address is no host:port")
     host = host.removeprefix("[").removesuffix("]")
-    try:
-        is_ipv6 = ip_address(host).version == 6
-    except ValueError:
-        is_ipv6 = False
-    return (IPv6Address if is_ipv6 else IPv4Address)("TCP", host, int(port))
+    return (IPv6Address if ":" in host else IPv4Address)("TCP", host, int(port))
 
 
 class Acceptor(Protocol):
