@@ -51,7 +51,7 @@ def usual_body(random: Random, payload_bytes: int | None = None) -> bytes:
 def odd_field(random: Random, depth: int = 0) -> bytes:
     """A field of any number, type and encoding; mostly well-formed."""
     number = random.choice(
-        (1, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 8, 9, 10, 11, 15, 16, 40, 2000, 2**29 - 1, 0)
+        (1, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 8, 9, 10, 11, 15, 16, 40, 2000, 2**29 - 1, 2**29 + 1, 0)
     )
     longer = random.choice((0,) * 12 + (1, 2, 4, 9))
     kind = random.choice((0, 0, 0, 1, 2, 2, 2, 2, 3, 5, 4, 6, 7)) if random.random() < 0.9 else 2

@@ -139,6 +139,7 @@ def test_every_short_ending_is_judged_as_protobuf_does() -> None:
     sender = b"\x12" + varint(SENDER.ByteSize()) + SENDER.SerializeToString()
     net_id = b"\x40" + varint(NET)
     bodies = [b"\x38" + varint(opcode) + net_id for opcode in range(300)]
+    bodies += [b"\x38" + varint(value, by) + net_id for value in range(130) for by in (1, 2, 3, 4)]
     ending = (
         b"\x1a\x40" + bytes(64) + b"\x20\x01\x28\x81\x01\x30\x01\x38\xe8\x07" + net_id + b"\x50\x01"
     )
@@ -156,6 +157,23 @@ def test_no_sender_is_not_taken_for_a_known_one() -> None:
     for between in (b"", b"\0", b"\x12\0"):
         body = b"\x0a\x04abcd" + between + b"\x38\xe8\x07\x40" + varint(NET) + b"\x50\x01"
         assert not relays(RelayScanner(NET, 1 << 20), body)
+
+
+def test_a_header_is_not_taken_for_a_known_sender() -> None:
+    """A network id whose header reads as a sender, before a payload with an odd length."""
+    address = b"\x12" + varint(len(b"tcp://h:1")) + b"tcp://h:1"
+    odd = b"\x0a\x80\x00"
+    network = int.from_bytes(
+        bytes((0x12, 2 + 6 + len(odd) + len(address), 0x0A, 6 + len(odd))), "big"
+    )
+    ending = pb.Message(opcode=1000, netID=network).SerializeToString()
+    tricky = encode_frame(network, odd + address + ending)
+    sender = tricky[: 10 + len(odd + address)]
+    scanner = RelayScanner(network, 1 << 20)
+    good = encode_frame(network, sender + ending)
+    assert b"".join(map(bytes, scanner.feed(good))) == good
+    with pytest.raises(FrameError):
+        list(scanner.feed(tricky))
 
 
 def test_what_is_remembered_is_a_sender_that_is_good_alone() -> None:

@@ -148,13 +148,13 @@ def test_reads_into_the_room(size: int, most: int) -> None:
     buffers = CountedBuffers()
     scanner = RelayScanner(NET, LIMIT, spare=buffers)
     while pos < len(data):
+        scanner.room()
+        frame = size + 500 if size + 500 <= KEPT_BYTES else 0  # one may be expected whole
+        assert buffers.lent_bytes <= 4 * max(3 * READ_BYTES // 2, scanner.buffered_bytes, frame)
         run, count = receive(scanner, data[pos : pos + 8 * READ_BYTES], most)
         got += run
         pos += count
-        held = scanner.buffered_bytes
-        frame = size + 500 if size + 500 <= KEPT_BYTES else 0  # one may be expected whole
-        assert buffers.lent_bytes <= 4 * max(3 * READ_BYTES // 2, held, frame)
-        assert held + len(got) == pos
+        assert scanner.buffered_bytes + len(got) == pos
     assert got == data
     assert buffers.lent_bytes == 0
 
@@ -180,6 +180,19 @@ def test_an_announced_frame_takes_no_memory() -> None:
     assert buffers.lent_bytes == 0
     assert scanner.buffered_bytes == HEADER_BYTES + 1000
     assert scanner.unfinished_frame_bytes == HEADER_BYTES + LIMIT
+
+
+def test_a_large_buffer_is_not_kept_for_a_small_beginning() -> None:
+    large, small = (encode_frame(NET, usual_body(Random(1), size)) for size in (3 << 20, 30_000))
+    buffers = CountedBuffers()
+    scanner = RelayScanner(NET, LIMIT, spare=buffers)
+    assert b"".join(map(bytes, scanner.feed(large))) == large
+    assert len(scanner.room()) == len(large)
+    run, _ = receive(scanner, (small * 2)[:-1])
+    assert run == small
+    assert scanner.buffered_bytes == len(small) - 1
+    assert buffers.lent_bytes <= 4 * READ_BYTES
+    assert receive(scanner, small[-1:])[0] == small
 
 
 def test_scanners_that_take_turns_share_their_memory() -> None:
@@ -246,6 +259,14 @@ def test_compressed_bodies_pass_unread_unless_they_are_to_be_inflated(algorithm:
     bomb = bytes(compress(algorithm, bytes(100_000)))
     assert not relays(bomb, algorithm, inflate_check_bytes=4096)
     assert relays(bomb, algorithm)
+
+
+@pytest.mark.parametrize("algorithm", [2, 3])
+def test_a_known_sender_does_not_excuse_a_body_that_is_not_compressed(algorithm: int) -> None:
+    scanner = RelayScanner(NET, LIMIT)
+    assert list(scanner.feed(encode_frame(NET, GOOD)))
+    with pytest.raises(FrameError):
+        list(scanner.feed(encode_frame(NET, GOOD, flag=1, algorithm=algorithm)))
 
 
 @pytest.mark.parametrize("algorithm", [6, 7, 255])
