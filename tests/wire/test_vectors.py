@@ -22,6 +22,7 @@ from proxyservice.wire.envelope import (
     decode_message,
     encode_datagram,
     encode_message,
+    parse_payload,
 )
 from proxyservice.wire.framing import (
     DEFAULT_MAX_FRAME_BYTES,
@@ -29,6 +30,7 @@ from proxyservice.wire.framing import (
     HEADER_BYTES,
     Frame,
     FrameDecoder,
+    encode_frame,
 )
 from proxyservice.wire.relay_check import RelayScanner
 from tests.conftest import VECTORS
@@ -125,6 +127,11 @@ def test_identities(who: str) -> None:
     assert message.SerializeToString() == raw(f"identity_{who}_id_message")
 
 
+def test_hashes() -> None:
+    assert identity.blake2b_256(b"abc") == raw("blake2b256_abc")
+    assert identity.blake2b_256(raw("serialize_message_proxyrequest")) == raw("digest_proxyrequest")
+
+
 @pytest.mark.parametrize(("what", "who"), [("proxyrequest", "a"), ("chat", "b")])
 def test_signatures(what: str, who: str) -> None:
     inputs = VECTORS[f"serialize_message_{what}"]["inputs"]
@@ -163,6 +170,47 @@ def test_datagrams() -> None:
     assert encoded == raw("udp_proxy_request")
     with pytest.raises(FrameError):
         decode_datagram(raw("bad_udp_length_overflow"))
+
+
+@pytest.mark.parametrize(
+    ("name", "payload"),
+    [
+        ("udp_proxy_response", pb.ProxyResponse(proxy_address="127.0.0.1:55600")),
+        ("udp_keepalive_response", pb.KeepaliveResponse()),
+    ],
+)
+def test_the_datagrams_of_the_server(name: str, payload: Any) -> None:
+    message = decode_datagram(raw(name))
+    assert encode_datagram(NET, message.opcode, payload, sender=message.sender) == raw(name)
+    assert parse_payload(message) == payload
+
+
+@pytest.mark.parametrize(
+    ("name", "payload"),
+    [
+        ("tcp_proxy_response", pb.ProxyResponse(proxy_address="127.0.0.1:55600")),
+        ("tcp_keepalive_response", pb.KeepaliveResponse()),
+        ("tcp_disconnect", pb.Disconnect()),
+        ("tcp_ping", pb.Ping()),
+        ("tcp_async_ack_response", pb.AsyncAckResponse(send_timestamp=42, message_id="msg-id")),
+    ],
+)
+def test_payloads(name: str, payload: Any) -> None:
+    assert parse_payload(decode_message(decode(raw(name)))) == payload
+
+
+def test_what_arrives_on_the_main_connection_is_the_visitor_s_frame() -> None:
+    visitor_frame = raw(VECTORS["relay_main_frame"]["inputs"]["visitor_frame"])
+    (run,) = RelayScanner(NET, DEFAULT_MAX_FRAME_BYTES).feed(visitor_frame)
+    assert bytes(run) == raw("relay_main_frame")
+
+
+@pytest.mark.parametrize("name", ["tcp_app_1000_none_identity", "tcp_app_1000_bzip2_identity"])
+def test_identity_algorithms_encode_to_the_same_frame(name: str) -> None:
+    plain = bytes.fromhex(VECTORS[name]["inputs"]["uncompressed_hex"])
+    algorithm = decode(raw(name)).algorithm
+    body = bytes(compress(algorithm, plain))
+    assert encode_frame(NET, body, flag=1, algorithm=algorithm) == raw(name)
 
 
 def test_opcodes_are_those_of_the_contract() -> None:
