@@ -77,6 +77,7 @@ class MainConnection(EagerProtocol):
             self.transport, self.outlet, settings.network_id, address, high_bytes
         )
         self.closing = False
+        self._refused = False
         self._bytes_before_identity = 0
         self._first_frame = True
         self.patience = Patience(settings.limits, factory.now())
@@ -87,7 +88,7 @@ class MainConnection(EagerProtocol):
 
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes of the node; the view is valid during the call only."""
-        if self.closing:
+        if self.closing or self._refused:
             return
         if self.patience.heard(self.factory.now()):
             self._be_punctual()
@@ -98,7 +99,7 @@ class MainConnection(EagerProtocol):
             self._decode(stranger)
             if self.identity is None and view:
                 self.refuse_peer(FrameError("too many bytes and no ProxyRequest"))
-        if view and not self.closing:
+        if view and not self.closing and not self._refused:
             self._decode(view)
 
     def _decode(self, view: memoryview) -> None:
@@ -109,7 +110,7 @@ class MainConnection(EagerProtocol):
                     self.switch.piece(item)
                 else:
                     self._frame(item)
-                if self.closing:
+                if self.closing or self._refused:
                     return
         except PeerError as error:
             self.refuse_peer(error)
@@ -244,7 +245,12 @@ class MainConnection(EagerProtocol):
         self.answer(Opcode.REFUSAL, refusal, request_nonce)
 
     def refuse(self, error: RefusedError) -> None:
-        """Nothing for this node here: it is told if it understands, and closed a second later."""
+        """Nothing for this node here: it is told if it understands, and closed a second later.
+
+        What it says meanwhile is not heard: it might be a claim after a failed proof, or a
+        takeover by the one that was just superseded.
+        """
+        self._refused = True
         if self.handshake is not None:
             self.refuse_request(error, 0)
         else:

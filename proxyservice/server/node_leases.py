@@ -255,10 +255,13 @@ class NodeLeases:
         Part A cannot be told, and holds one lease: its connection ends. A node
         of part B is told; without any lease left it is asked to leave.
         """
-        holding = self._holdings.pop(lease.owner.origin, None)
+        holding = self._holdings.get(lease.owner.origin)
         if holding is None:
             return
         holding.close_visitors()
+        if outcome == "moved":
+            return  # as this node asked: the answer to its request names the new port
+        del self._holdings[lease.owner.origin]
         if self._connection.handshake is None:
             self._connection.abort(outcome)
             return

@@ -72,7 +72,8 @@ class Patience:
         self._stalled_by = inf
 
     def close_later(self, now: float, after_seconds: float) -> None:
-        """Close after a while, unless the peer does."""
+        """Close after a while, unless the peer does; who it is matters no more."""
+        self._identity_by = inf
         self._close_by = min(self._close_by, now + after_seconds)
 
     def closing(self, now: float) -> None:

@@ -1,0 +1,246 @@
+"""The service without a socket: nodes and visitors are joined to it in memory, the clock is held."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import Message as ProtoMessage
+from twisted.internet.protocol import Protocol
+
+from proxyservice.leases.lease import LeaseTimes
+from proxyservice.net.deadlines import Deadlines
+from proxyservice.server.factory import MainFactory
+from proxyservice.server.settings import ServiceSettings
+from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.envelope import PAYLOADS, Opcode, encode_message
+from proxyservice.wire.framing import DEFAULT_NETWORK_ID, HEADER_BYTES
+from proxyservice.wire.identity import connection_id, node_id
+from proxyservice.wire.proof import NO_BINDING, proof_input, sign_proof
+from proxyservice.wire.stream_frames import stream_control_frame, stream_data_prefix
+from tests.leases.harness import Disk, Run
+from tests.node.joined import End, Joined
+
+NET = DEFAULT_NETWORK_ID
+RELAY_ID = bytes(range(0xE0, 0x100))
+ALL_FEATURES = 1 << pb.FEATURE_STREAMS | 1 << pb.FEATURE_RELEASE
+WINDOW = 256 * 1024
+
+
+class Said(NamedTuple):
+    """One frame that the server sent."""
+
+    message: pb.Message
+    payload: Any
+    raw: bytes
+
+    @property
+    def opcode(self) -> int:
+        return self.message.opcode
+
+
+def cut(data: bytes) -> Iterator[bytes]:
+    """Whole frames, by their headers alone."""
+    while data:
+        (size,) = struct.unpack_from(">I", data, 6)
+        yield data[: HEADER_BYTES + size]
+        data = data[HEADER_BYTES + size :]
+
+
+class MemoryRelay:
+    """One service; `store` and `clock` are the test's."""
+
+    def __init__(
+        self,
+        ports: range = range(20000, 20004),
+        relay_id: bytes = RELAY_ID,
+        times: LeaseTimes | None = None,
+        **settings: Any,
+    ) -> None:
+        times = times or LeaseTimes()
+        self.run = Run(Disk(), ports, times=times)
+        self.clock = self.run.clock
+        self.deadlines = Deadlines()
+        self.settings = ServiceSettings(
+            network_id=NET, relay_id=relay_id, public_host="127.0.0.1", times=times, **settings
+        )
+        self.factory = MainFactory(
+            self.run.registry, self.deadlines, self.clock.seconds, self.settings
+        )
+        self.pairs: list[Joined] = []
+        self._visitors = 0
+
+    def node(self, seed: int = 1, **options: Any) -> RawNode:
+        """A connected node with a key made from this number."""
+        node = RawNode(self, seed, **options)
+        self.pairs.append(Joined(node, self.factory.buildProtocol(None)))
+        return node
+
+    def visit(self, port: int) -> RawVisitor | None:
+        """A connected visitor; None when it was turned away."""
+        found = self.run.registry.visited(port)
+        if found is None or found[1] is None:
+            return None
+        self._visitors += 1
+        holder: Any = found[1]
+        protocol = holder.visitor_arrived(found[0], "192.0.2.9", 40000 + self._visitors)
+        if protocol is None:
+            return None
+        visitor = RawVisitor()
+        self.pairs.append(Joined(visitor, protocol))
+        self.pump()
+        return visitor
+
+    def pump(self, chunk_bytes: int = 1 << 16) -> None:
+        """Move all bytes."""
+        before = None
+        while before != (before := self._moved()):
+            for pair in self.pairs:
+                pair.pump(chunk_bytes)
+
+    def _moved(self) -> list[int]:
+        return [end.sent_bytes for pair in self.pairs for end in (pair.client, pair.server)]
+
+    def pass_time(self, seconds: float, step: float = 0.25) -> None:
+        """The clock, and the service's tick."""
+        for _ in range(round(seconds / step)):
+            self.clock.advance(step)
+            self.deadlines.tick(self.clock.seconds())
+            self.pump()
+
+
+class RawVisitor(Protocol):
+    """Collects what it gets."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.lost: Any = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.got += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost = reason.value
+
+
+class RawNode(Protocol):
+    """The far end of a main connection, which says what the test tells it to."""
+
+    transport: End
+
+    def __init__(self, relay: MemoryRelay, seed: int, address: str = "tcp://127.0.0.1:9") -> None:
+        self.relay = relay
+        self.key = Ed25519PrivateKey.from_private_bytes(seed.to_bytes(32, "big"))
+        net_key = self.key.public_key().public_bytes_raw()
+        self.sender = pb.ID(
+            net_key=net_key,
+            address=address,
+            id=node_id(net_key),
+            connection_id=connection_id(net_key, address),
+        )
+        self.client_nonce = bytes(range(32))
+        self.hello_body = b""
+        self.sent: list[bytes] = []
+        self._got = b""
+        self._taken = 0
+        self.lost: Any = None
+        self._message_nonce = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._got += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost = reason.value
+
+    # ------------------------------------------------------------- what it says
+
+    def write(self, raw: bytes) -> None:
+        self.sent.append(raw)
+        self.transport.write(raw)
+        self.relay.pump()
+
+    def frame(self, opcode: int, payload: ProtoMessage | bytes = b"", nonce: int = 0) -> bytes:
+        self._message_nonce += 1
+        return encode_message(
+            NET, opcode, payload, sender=self.sender, request_nonce=nonce,
+            message_nonce=self._message_nonce,
+        )  # fmt: skip
+
+    def say(self, opcode: int, payload: ProtoMessage | bytes = b"", nonce: int = 0) -> None:
+        self.write(self.frame(opcode, payload, nonce))
+
+    def hello(self, **fields: Any) -> None:
+        said = {
+            "version": 1, "features": ALL_FEATURES, "client_nonce": self.client_nonce,
+            "initial_window": WINDOW,
+        }  # fmt: skip
+        frame = self.frame(Opcode.HELLO, pb.Hello(**{**said, **fields}))
+        self.hello_body = frame[HEADER_BYTES:]
+        self.write(frame)
+
+    def proof(self, challenge: Said, **changed: Any) -> pb.Proof:
+        """A Proof that answers this Challenge, but for what is changed."""
+        parts: dict[str, Any] = {
+            "network_id": NET,
+            "relay_id": challenge.payload.relay_id,
+            "binding_type": 0,
+            "binding": NO_BINDING,
+            "server_nonce": challenge.payload.server_nonce,
+            "client_nonce": self.client_nonce,
+            "net_key": self.sender.net_key,
+            "hello_body": self.hello_body,
+            "challenge_body": challenge.raw[HEADER_BYTES:],
+        }
+        signed = proof_input(**{**parts, **changed})
+        return pb.Proof(signature=sign_proof(self.key, signed))
+
+    def prove(self) -> Said:
+        """The whole handshake; returns the Welcome."""
+        self.hello()
+        self.say(Opcode.PROOF, self.proof(self.take(Opcode.CHALLENGE)))
+        return self.take(Opcode.WELCOME)
+
+    def ask(self, origin: str = "", *, nonce: int = 1, mode: int = 1, **fields: Any) -> None:
+        request = pb.ProxyRequest(origin_address=origin, mode=mode, **fields)  # type: ignore[arg-type]
+        self.say(Opcode.PROXY_REQUEST, request, nonce)
+
+    def lease(self, origin: str = "", **options: Any) -> int:
+        """Ask, and return the port."""
+        self.ask(origin, **options)
+        return int(self.take(Opcode.PROXY_RESPONSE).payload.proxy_address.rpartition(":")[2])
+
+    def stream_data(self, stream_id: int, data: bytes) -> None:
+        self.write(stream_data_prefix(NET, stream_id, len(data)) + data)
+
+    def stream_say(self, opcode: int, stream_id: int, payload: ProtoMessage | bytes = b"") -> None:
+        raw = payload if isinstance(payload, bytes) else payload.SerializeToString()
+        self.write(stream_control_frame(NET, opcode, stream_id, raw))
+
+    # ------------------------------------------------------------ what it hears
+
+    def heard(self) -> list[Said]:
+        """What came and was not taken yet, in order."""
+        frames, self._got = list(cut(self._got)), b""
+        return [self._said(raw) for raw in frames]
+
+    def _said(self, raw: bytes) -> Said:
+        message = pb.Message.FromString(raw[HEADER_BYTES:])
+        kind = PAYLOADS.get(message.opcode)
+        payload = message.message if kind is None else kind.FromString(message.message)
+        return Said(message, payload, raw)
+
+    def take(self, opcode: int) -> Said:
+        """The one frame that came since, which must be of this opcode."""
+        said = self.heard()
+        assert [one.opcode for one in said] == [opcode], said
+        return said[0]
+
+    def refused(self) -> tuple[int, int]:
+        """The one Refusal that came since: code and request_nonce."""
+        said = self.take(Opcode.REFUSAL)
+        assert said.payload.reason
+        return said.payload.code, said.message.request_nonce
