@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IWriteDescriptor
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from proxyservice.net.eager import EagerServer
+from proxyservice.net.eager import EagerSocket
 
 CONNECT_SECONDS = 10.0
 """A host that answers at all has answered by then, two lost packets included."""
@@ -37,7 +37,7 @@ class Dial:
         failed: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
-        self._address = (host, port)
+        self._address: Any = (host, port, 0, 0) if ":" in host else (host, port)
         self._build = build
         self._failed = failed
         self._timer: Any = None
@@ -95,9 +95,7 @@ class Dial:
         self._let_go()
         self._socket = None
         protocol = self._build()
-        no_port: Any = None  # only used for a name in repr()
-        address = dialled.getpeername()
-        transport = EagerServer(dialled, protocol, address, no_port, 0, self._reactor)
+        transport = EagerSocket(dialled, protocol, self._address, self._reactor)
         protocol.makeConnection(transport)
 
     def _fail(self, code: int) -> None:

@@ -11,9 +11,11 @@ is the ordinary transport: producers, half-close, abort and TLS are Twisted's.
 from __future__ import annotations
 
 from errno import EAGAIN, EINTR, ENOBUFS
+from socket import socket
 from typing import Any
 
 from twisted.internet import error, main, tcp
+from twisted.internet.address import IPv6Address
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
@@ -219,6 +221,30 @@ def _nothing() -> None:
 
 class EagerServer(EagerConnection, tcp.Server):
     """An accepted connection; set as `transport` of a listening port to use it."""
+
+
+class EagerSocket(EagerServer):
+    """A connected socket of ours, without a port of Twisted's behind it.
+
+    Visitors come and go by the thousand a second and stay by the ten thousand:
+    this leaves out what only logs and `repr` would use. ``peer`` is the address
+    as `socket.accept` gives it; the socket does not block.
+    """
+
+    server: Any = None
+    sessionno = 0
+    logstr = repstr = "EagerSocket"
+
+    def __init__(self, connected: socket, protocol: Protocol, peer: Any, reactor: Any) -> None:
+        self.reactor = reactor
+        self.socket = connected
+        self.fileno = connected.fileno
+        self.protocol = protocol
+        self.client = peer
+        if len(peer) != 2:
+            self._addressType = IPv6Address
+        self.connected = 1
+        reactor.addReader(self)
 
 
 class EagerClient(EagerConnection, tcp.Client):

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from proxyservice.net.addresses import canonical
-from proxyservice.net.eager import EagerServer
+from proxyservice.net.eager import EagerSocket
 
 BACKLOG = 4096
 """Connections the kernel keeps for us; Twisted's 50 loses visitors in a burst (frp #4802)."""
@@ -148,8 +148,7 @@ class _ProxyPort:
             reset(accepted)
             return
         accepted.setblocking(False)
-        no_port: Any = None  # only used for a name in repr()
-        transport = EagerServer(accepted, protocol, address, no_port, 0, self._reactor)
+        transport = EagerSocket(accepted, protocol, address, self._reactor)
         protocol.makeConnection(transport)
 
     def _rest(self, error: OSError) -> None:

@@ -22,6 +22,9 @@ SMALL_WINDOW_BYTES: Final = 16 * KIB
 LARGEST_WINDOW_BYTES: Final = 16 * MIB
 """A stream that keeps up grows to this: 2.5 Gbit/s at 50 ms."""
 
+GROWTH_FACTOR: Final = 2
+"""A window that is used triples in each round trip: from the default to the largest in four."""
+
 SCARCE_BYTES: Final = 16 * MIB
 """Where all windows together are this large they grow no more, and new ones are small."""
 
@@ -111,7 +114,7 @@ class ReceiveWindow:
         return 2 * self.returnable_bytes >= self.size_bytes
 
     def take_credit(self) -> int:
-        """Return the credit to grant now: what was consumed, and as much again to grow.
+        """Return the credit to grant now: what was consumed, and twice as much to grow.
 
         A window grows while its consumer keeps up (little is held), so that a
         long fat path fills; a consumer that is behind gets no more memory.
@@ -119,7 +122,7 @@ class ReceiveWindow:
         credit_bytes = self.returnable_bytes
         self.returnable_bytes = 0
         if 4 * self.held_bytes <= self.size_bytes:
-            room_bytes = min(credit_bytes, LARGEST_WINDOW_BYTES - self.size_bytes)
+            room_bytes = min(GROWTH_FACTOR * credit_bytes, LARGEST_WINDOW_BYTES - self.size_bytes)
             growth_bytes = self._budget.growth_bytes(room_bytes)
             self._budget.granted_bytes += growth_bytes
             self.size_bytes += growth_bytes

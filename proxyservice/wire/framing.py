@@ -199,7 +199,7 @@ class FrameDecoder:
             return None
         if body < len(view) and view[body] != STREAM_DATA_START:
             return None
-        head = view[body : body + min(body_bytes, PREFIX_ROOM)]
+        head = bytes(view[body : body + min(body_bytes, PREFIX_ROOM)])
         prefix = parse_stream_data_prefix(head)
         if prefix is MORE:
             return None if len(head) == body_bytes else MORE

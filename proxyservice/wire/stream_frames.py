@@ -66,7 +66,7 @@ def parse_stream_data_prefix(body: bytes | bytearray | memoryview) -> StreamData
     contradiction so far, show more bytes. That the payload ends with the body
     is for the caller to check, who knows where the body ends.
     """
-    head = bytes(body[:PREFIX_ROOM])
+    head = body if isinstance(body, bytes) else bytes(body[:PREFIX_ROOM])
     if not head.startswith(_OPCODE_AND_ID_TAG):
         return MORE if _OPCODE_AND_ID_TAG.startswith(head) else None
     found = _read_varint(head, len(_OPCODE_AND_ID_TAG))
@@ -98,9 +98,14 @@ def is_stream_data(body: bytes | memoryview) -> bool:
         return False
 
 
+_ONE_BYTE: Final = [bytes((value,)) for value in range(0x80)]
+
+
 def _varint(value: int) -> bytes:
     if value < 0x80:
-        return bytes((value,))
+        return _ONE_BYTE[value]
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -114,6 +119,8 @@ def _read_varint(head: bytes, start: int) -> tuple[int, int] | None:
 
     Canonical is the shortest encoding of a number below 2^64.
     """
+    if start < len(head) and head[start] < 0x80:
+        return head[start], start + 1
     value = 0
     for index, byte in enumerate(head[start : start + _VARINT_BYTES]):
         value |= (byte & 0x7F) << (7 * index)
