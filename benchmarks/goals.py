@@ -47,6 +47,14 @@ def _round_trip() -> list[Goal]:
     return [Goal(row, to, 1.0, at_least=False) for row in rows for to in (BEST_TUNNEL, SOCAT)]
 
 
+def _relay() -> list[Goal]:
+    """Ten times the frames and twice the bytes of the Go server porter, and its latency."""
+    bounds = {"64": 600_000.0, "1024": 400_000.0, "65536": 2.0, "1048576": 2.0}
+    rows = {f"relay_{size}_{visitors}": bounds[size] for size in bounds for visitors in (1, 8)}
+    rates = [Goal(row, "", bound, at_least=True) for row, bound in rows.items()]
+    return [*rates, Goal("relay_one_way", "", 52.0, at_least=False)]
+
+
 GOALS: tuple[Goal, ...] = (
     *_throughput(),
     *_round_trip(),
@@ -56,6 +64,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("http_close", BEST_TUNNEL, 1.2, at_least=True),
     Goal("delay_throughput_1_up", DIRECT, 0.9, at_least=True),
     Goal("delay_throughput_1_down", DIRECT, 0.9, at_least=True),
+    *_relay(),
     Goal("idle_stream_server", "", 4.0, at_least=False),
     Goal("idle_lease_server", "", 6.0, at_least=False),
     Goal("registration_seconds", "", 10.0, at_least=False),

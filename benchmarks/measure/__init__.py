@@ -8,6 +8,7 @@ from benchmarks.measure.growth import LeaseGrowth, StreamGrowth
 from benchmarks.measure.http import Http
 from benchmarks.measure.idle import IdleLeases, IdleStreams
 from benchmarks.measure.registration import Registration
+from benchmarks.measure.relay import MessageRelay
 from benchmarks.measure.round_trip import RoundTrip
 from benchmarks.measure.throughput import Throughput
 
@@ -24,6 +25,7 @@ LOADS: tuple[Load, ...] = (
 )
 # Each starts what it needs itself and is run once a round.
 COSTS: tuple[Cost, ...] = (
+    MessageRelay(),
     IdleStreams(),
     IdleLeases(),
     Registration(),

@@ -54,9 +54,10 @@ class Scale:
     registrations: int = 5_000
     growth_leases: tuple[int, int] = (500, 5_000)
     growth_streams: tuple[int, int] = (100, 1_000)
+    relay_seconds: float = 3.0
 
 
-QUICK = Scale(200, 200, 200, (50, 500), (10, 100))
+QUICK = Scale(200, 200, 200, (50, 500), (10, 100), 0.3)
 
 
 class Load(ABC):
