@@ -21,6 +21,14 @@ def canonical(host: str) -> str:
     return str(address)
 
 
+def is_private(host: str) -> bool:
+    """Whether an address means nothing outside its own network; names are taken as public."""
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return False
+
+
 def format_host_port(host: str, port: int) -> str:
     """`host:port`, IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

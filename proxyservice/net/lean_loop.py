@@ -15,15 +15,16 @@ or another reactor runs, nothing is installed and everything works as ever.
 
 from __future__ import annotations
 
-import errno
 import select
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from twisted.logger import Logger
 
 _NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable", "_justStopped")
+
+EVENTS_AT_ONCE = 512
+"""Events of one turn at most: with thousands of descriptors the room for more costs by itself."""
 
 log = Logger()
 
@@ -62,53 +63,53 @@ def install_lean_loop(reactor: Any) -> bool:
     """Make the reactor's iterations lean; before it runs. False where that cannot be done."""
     if not hasattr(select, "epoll") or any(not hasattr(reactor, name) for name in _NAMES):
         return False
-    vars(reactor)["doIteration"] = _lean_iteration(reactor)
+    vars(reactor)["doIteration"] = _LeanLoop(reactor).iterate
     turn_end.active = True
     return True
 
 
-def _lean_iteration(reactor: Any) -> Callable[[float | None], None]:
-    poll, selectables = reactor._poller.poll, reactor._selectables
-    read_only, write_only = select.EPOLLIN, select.EPOLLOUT
-    general, lost, waiting_calls = (
-        reactor._doReadOrWrite,
-        reactor._disconnectSelectable,
-        reactor.threadCallQueue,
-    )
+class _LeanLoop:
+    """Stands in for `EPollReactor.doPoll`."""
 
-    def handle(selectable: Any, fd: int, event: int) -> None:
-        """An event in the general way, with all that can be wrong with a descriptor."""
-        try:
-            general(selectable, fd, event)
-        except Exception:
-            log.failure("a descriptor failed")
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._poll = reactor._poller.poll
+        self._selectables: dict[int, Any] = reactor._selectables
 
-    def iterate(timeout: float | None) -> None:
+    def iterate(self, timeout: float | None) -> None:
         """Handle events until a delayed call, another thread or the end of all needs a turn."""
+        selectables, handle = self._selectables, self._handle
         while True:
+            most = min(len(selectables), EVENTS_AT_ONCE) or 1
             try:
-                events = poll(-1 if timeout is None else timeout, len(selectables) or 1)
-            except OSError as error:
-                if error.errno == errno.EINTR:
-                    return
-                raise
+                events = self._poll(-1 if timeout is None else timeout, most)
+            except InterruptedError:
+                return
             for fd, event in events:
                 selectable = selectables.get(fd)
-                if selectable is None:
-                    continue  # closed by an event before it
-                if event != read_only and event != write_only:
+                if selectable is not None:  # else it was closed by an event before it
                     handle(selectable, fd, event)
-                    continue
-                try:
-                    why = selectable.doRead() if event == read_only else selectable.doWrite()
-                except Exception:
-                    log.failure("a descriptor failed")
-                    why = sys.exc_info()[1]
-                if why:
-                    lost(selectable, why, event == read_only)
             turn_end.run()
-            timeout = reactor.timeout()
-            if waiting_calls or timeout == 0 or reactor._justStopped or not reactor.running:
+            timeout = self._reactor.timeout()
+            if timeout == 0 or self._is_wanted_elsewhere():
                 return
 
-    return iterate
+    def _is_wanted_elsewhere(self) -> bool:
+        reactor = self._reactor
+        return bool(reactor.threadCallQueue or reactor._justStopped or not reactor.running)
+
+    def _handle(self, selectable: Any, fd: int, event: int) -> None:
+        """One event; what is neither plainly readable nor plainly writable goes the general way."""
+        why = None
+        try:
+            if event == select.EPOLLIN:
+                why = selectable.doRead()
+            elif event == select.EPOLLOUT:
+                why = selectable.doWrite()
+            else:
+                self._reactor._doReadOrWrite(selectable, fd, event)
+        except Exception as error:
+            log.failure("a descriptor failed")
+            why = error
+        if why:
+            self._reactor._disconnectSelectable(selectable, why, event == select.EPOLLIN)

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from proxyservice.errors import ProxyServiceError
 from proxyservice.leases.lease import Lease, LeaseQuota
 from proxyservice.leases.registry import LeaseRegistry
+from proxyservice.net.addresses import is_private
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.outlet import Outlet
 from proxyservice.server.main import MainConnection
@@ -43,6 +44,7 @@ class MainFactory(Factory):
         self.now = now
         self.settings = settings
         self.connections: set[MainConnection] = set()
+        self._warned = False
         self._strangers: OrderedDict[MainConnection, None] = OrderedDict()
         self._strangers_of: dict[str, int] = {}
 
@@ -57,6 +59,7 @@ class MainFactory(Factory):
     def arrived(self, connection: MainConnection) -> None:
         """A stranger; when there are too many, the oldest of the busiest source goes."""
         self.connections.add(connection)
+        self._warn_of_private_address(connection)
         self._strangers[connection] = None
         source = connection.source
         self._strangers_of[source] = self._strangers_of.get(source, 0) + 1
@@ -64,6 +67,19 @@ class MainFactory(Factory):
             busiest = max(self._strangers_of, key=self._strangers_of.__getitem__)
             oldest = next(one for one in self._strangers if one.source == busiest)
             oldest.abort("too many connections without identity")
+
+    def _warn_of_private_address(self, connection: MainConnection) -> None:
+        """Said once: a node out there cannot dial what this machine calls itself (protocol A4)."""
+        if self._warned or self.settings.node_address:
+            return
+        if is_private(connection.local_host) and not is_private(connection.source):
+            self._warned = True
+            log.warn(
+                "nodes from outside ({source}) are told that this relay is at {host}, which is "
+                "private; name its public address with --node-address tcp://IP:PORT",
+                source=connection.source,
+                host=connection.local_host,
+            )
 
     def identified(self, connection: MainConnection) -> None:
         """It said who it is and no longer counts as a stranger."""
