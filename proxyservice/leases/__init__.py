@@ -1,5 +1,10 @@
 """Leases: which identity has which port, until when, and that a crash changes nothing.
 
-`lease.py` and `table.py` are the rules (no clock, no Twisted); `store.py`
-keeps rows; `registry.py` is the Twisted service that joins them.
+Rules, without clock, Twisted or SQL: `lease.py` (what a lease is), `table.py`
+(who gets which port), `index.py`, `unleased.py`, `quota.py` and `due.py` (what
+the table is made of), `rows.py` (what of a lease is stored), `takeovers.py`.
+
+Around them: `schema.py`, `store.py` and `reading.py` (SQL), `commits.py` (when
+to write), `record.py` (table to rows and back), `registry.py` (the Twisted
+service that joins all of it).
 """

@@ -5,7 +5,9 @@ Knows when to write and when to try again; what is written is the registry's.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -21,7 +23,21 @@ from proxyservice.leases.rows import Batch
 RETRY_SECONDS = 5.0
 """Rest after a failed write: a full disk or a lock lasts a while, and each try may take seconds."""
 
+GROUP = 256
+"""Ports and waiting answers of one commit: making rows of more, or answering more nodes, would
+take one turn of the reactor longer than 20 ms."""
+
 log = Logger()
+
+
+@dataclass(slots=True)
+class _Group:
+    changes: Changes = field(default_factory=Changes)
+    waiters: list[Deferred[None]] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        return max(len(self.changes.ports), len(self.waiters)) >= GROUP
 
 
 class GroupCommits:
@@ -42,8 +58,7 @@ class GroupCommits:
         self._collect = collect
         self._write_batch = write
         self._written = written
-        self._changes = Changes()
-        self._waiters: list[Deferred[None]] = []
+        self._groups: deque[_Group] = deque()
         self._writing = self._stopping = False
         self._retry: Any = None
         self._why: StoreError | None = None
@@ -58,16 +73,23 @@ class GroupCommits:
     @property
     def needed(self) -> bool:
         """Something is marked and not written."""
-        return bool(self._changes.ports or self._changes.ended)
+        return bool(self._groups)
 
     def start(self) -> None:
         """As soon as the reactor runs."""
         self._reactor.callWhenRunning(self._pool.start)
 
     def mark(self, changes: Changes) -> None:
-        """It goes with the next group."""
-        self._changes.ports.update(changes.ports)
-        self._changes.ended.extend(changes.ended)
+        """It goes with the next group, or with the next ones if it is much."""
+        for port in changes.ports:
+            self._open_group().changes.ports[port] = None
+        if changes.ended:
+            self._open_group().changes.ended.extend(changes.ended)
+
+    def _open_group(self) -> _Group:
+        if not self._groups or self._groups[-1].full:
+            self._groups.append(_Group())
+        return self._groups[-1]
 
     def commit(self) -> Deferred[None]:
         """Fires when everything that is marked is on disk. Fails with StoreError.
@@ -77,7 +99,7 @@ class GroupCommits:
         if self._why is not None:
             return fail(self._why)
         done: Deferred[None] = Deferred()
-        self._waiters.append(done)
+        self._open_group().waiters.append(done)
         if not self._writing:
             self._write()
         return done
@@ -96,33 +118,30 @@ class GroupCommits:
         return last.addCallback(lambda _: self._pool.stop())
 
     def _write(self) -> None:
-        changes, self._changes = self._changes, Changes()
-        waiters, self._waiters = self._waiters, []
-        batch = self._collect(changes)
+        group = self._groups.popleft() if self._groups else _Group()
+        batch = self._collect(group.changes)
         self._writing = True
         written: Deferred[None] = deferToThreadPool(
             self._reactor, self._pool, self._write_batch, batch
         )
         written.addCallbacks(
-            self._succeeded, self._failed, (batch, waiters), {}, (changes, waiters), {}
+            self._succeeded, self._failed, (batch, group), {}, (group,), {}
         ).addErrback(lambda failure: log.failure("the store's answer failed", failure))
 
-    def _succeeded(self, _: None, batch: Batch, waiters: list[Deferred[None]]) -> None:
+    def _succeeded(self, _: None, batch: Batch, group: _Group) -> None:
         self._writing = False
         if self._why is not None:
             self._why = None
             log.info("the store can be written again")
         self._written(batch)
-        for waiter in waiters:
-            waiter.callback(None)
-        if self._waiters and not self._writing:
+        if self._groups:
             self._write()
+        for waiter in group.waiters:
+            waiter.callback(None)
 
-    def _failed(self, failure: Failure, changes: Changes, waiters: list[Deferred[None]]) -> None:
+    def _failed(self, failure: Failure, group: _Group) -> None:
         self._writing = False
         self.failures += 1
-        newer, self._changes = self._changes, changes
-        self.mark(newer)
         why = failure.value
         if not isinstance(why, StoreError):
             why = StoreError(f"the store cannot be written: {failure.getErrorMessage()}")
@@ -131,7 +150,10 @@ class GroupCommits:
         self._why = why
         if not self._stopping:
             self._retry = self._reactor.callLater(RETRY_SECONDS, self._try_again)
-        waiting, self._waiters = [*waiters, *self._waiters], []
+        self._groups.appendleft(group)
+        waiting = [waiter for one in self._groups for waiter in one.waiters]
+        for one in self._groups:
+            one.waiters = []
         for waiter in waiting:
             waiter.errback(why)
 

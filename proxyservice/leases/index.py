@@ -7,6 +7,7 @@ table's to decide.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from math import inf
 
 from proxyservice.leases.due import DueTimes
@@ -98,13 +99,13 @@ class LeaseIndex:
         for moments in (self._holds, self._courtesies, self._expiries):
             moments.discard(port)
 
-    def take_unheld(self, now: float) -> list[Lease]:
+    def take_unheld(self, now: float, most: int) -> list[Lease]:
         """Held leases whose hold is over; the caller sets their state."""
-        return [self._by_port[port] for port in self._holds.take_due(now)]
+        return [self._by_port[port] for port in islice(self._holds.take_due(now), most)]
 
-    def take_expired(self, now: float) -> list[Lease]:
+    def take_expired(self, now: float, most: int) -> list[Lease]:
         """Leases whose time is over; the caller removes them."""
-        return [self._by_port[port] for port in self._expiries.take_due(now)]
+        return [self._by_port[port] for port in islice(self._expiries.take_due(now), most)]
 
     def beyond_promise(self, now: float) -> Lease | None:
         """Of the leases that are kept as a courtesy the one least recently heard."""

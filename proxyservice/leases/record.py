@@ -6,13 +6,13 @@ Knows the wall clock, and which leases a crash would not lose; when to write is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from twisted.logger import Logger
 
-from proxyservice.leases.lease import Changes, LeaseState, LeaseTimes, Owner
+from proxyservice.leases.lease import Changes, EndedLease, LeaseState, LeaseTimes, Owner
 from proxyservice.leases.rows import QUARANTINED, Batch, WallClock, past_lease, restore, row_of
 from proxyservice.leases.store import LeaseStore, Loaded
 from proxyservice.leases.table import LeaseTable
@@ -77,6 +77,12 @@ class LeaseRecord:
     def port_of(self, owner: Owner) -> int | None:
         """The port of the owner's lease on disk."""
         return self._stored.get(owner)
+
+    def ended(self, ended: Iterable[EndedLease]) -> None:
+        """These leases are over: what is still on disk of them keeps nobody's address."""
+        for one in ended:
+            if one.outcome != "moved":  # a move that cannot be stored goes back
+                self._stored.pop(one.lease.owner, None)
 
     def is_due(self, now: float) -> bool:
         """A heartbeat is to be written."""

@@ -310,6 +310,7 @@ class LeaseRegistry(Service):
         self._unbind_unused(changes.ports)
         for ended in changes.ended:
             log.info("{outcome} port {port}", outcome=ended.outcome, port=ended.lease.port)
+        self._record.ended(changes.ended)
         self._commits.mark(changes)
 
     def _unbind_unused(self, ports: Iterable[int]) -> None:
@@ -319,9 +320,9 @@ class LeaseRegistry(Service):
                 self._binder.unbind(port)
 
     def _ticked(self) -> None:
-        self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
         now = self._reactor.seconds()
-        self._table.pass_time(now)
+        more = self._table.pass_time(now)
+        self._tick = self._reactor.callLater(0 if more else TICK_SECONDS, self._ticked)
         self._note_changes()
         self._commits.mark(self._record.due_rows(now))
         if self._commits.needed or self._record.is_due(now):

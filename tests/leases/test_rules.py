@@ -47,6 +47,20 @@ def test_a_lease_that_is_due_does_not_come_back_without_a_new_grant() -> None:
     assert again.lease.port == first.lease.port, "in quarantine for others only"
 
 
+def test_of_many_leases_that_are_due_a_bounded_number_ends_at_once() -> None:
+    table = LeaseTable(range(1, 601), TIMES, 1)
+    for number in range(600):
+        owner = claimed(number % 250, str(number))
+        table.holding_ended(owner, table.acquire(owner, 0.0, "").generation, 0.0)
+    assert table.pass_time(100.0)
+    assert table.counts()["remembered"] == 600 - 256
+    overdue = claimed(599 % 250, "599")
+    assert table.of_owner(overdue) is not None
+    assert table.acquire(overdue, 100.0, "").fresh, "it is over, though it was not its turn"
+    assert not table.pass_time(100.0)
+    assert table.counts()["remembered"] == 0
+
+
 def test_a_later_epoch_outranks_every_generation_of_an_earlier_one() -> None:
     early, late = LeaseTable(PORTS, TIMES, 1), LeaseTable(PORTS, TIMES, 2)
     last = max(early.acquire(ALICE, 0.0, "").generation for _ in range(1000))
