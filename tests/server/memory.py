@@ -1,4 +1,4 @@
-"""The service without a socket: nodes and visitors are joined to it in memory, the clock is held."""
+"""The service without sockets: nodes and visitors are joined to it in memory, the clock is held."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class MemoryRelay:
         self.pairs: list[Joined] = []
         self._visitors = 0
 
-    def node(self, seed: int = 1, **options: Any) -> RawNode:
+    def node(self, seed: int | bytes = 1, **options: Any) -> RawNode:
         """A connected node with a key made from this number."""
         node = RawNode(self, seed, **options)
         self.pairs.append(Joined(node, self.factory.buildProtocol(None)))
@@ -132,9 +132,12 @@ class RawNode(Protocol):
 
     transport: End
 
-    def __init__(self, relay: MemoryRelay, seed: int, address: str = "tcp://127.0.0.1:9") -> None:
+    def __init__(
+        self, relay: MemoryRelay, seed: int | bytes, address: str = "tcp://127.0.0.1:9"
+    ) -> None:
         self.relay = relay
-        self.key = Ed25519PrivateKey.from_private_bytes(seed.to_bytes(32, "big"))
+        seed = seed if isinstance(seed, bytes) else seed.to_bytes(32, "big")
+        self.key = Ed25519PrivateKey.from_private_bytes(seed)
         net_key = self.key.public_key().public_bytes_raw()
         self.sender = pb.ID(
             net_key=net_key,

@@ -114,13 +114,19 @@ def test_a_request_in_the_place_of_a_proof_is_a_claimed_identity(relay: MemoryRe
     assert prover.heard() == []
 
 
-def test_a_proof_after_the_identity_was_settled_ends_the_connection(relay: MemoryRelay) -> None:
-    for settle in (RawNode.ask, lambda node: node.say(Opcode.PROOF, node.proof(challenge))):
-        node, challenge = challenged(relay)
-        settle(node)
-        node.heard()
-        node.say(Opcode.PROOF, node.proof(challenge))
-        told_and_closed(relay, node, pb.REFUSAL_MALFORMED)
+@pytest.mark.parametrize("proves", [True, False])
+def test_a_proof_after_the_identity_was_settled_ends_the_connection(
+    relay: MemoryRelay, proves: bool
+) -> None:
+    node, challenge = challenged(relay)
+    proof = node.proof(challenge)
+    if proves:
+        node.say(Opcode.PROOF, proof)
+    else:
+        node.ask()
+    node.heard()
+    node.say(Opcode.PROOF, proof)
+    told_and_closed(relay, node, pb.REFUSAL_MALFORMED)
 
 
 # ------------------------------------------------------------- proofs that are none
