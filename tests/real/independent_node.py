@@ -1,4 +1,4 @@
-"""A node made from docs/protocol.md alone: it shares no line with the package, nor a protobuf library.
+"""A node made from docs/protocol.md alone: no line of the package, no protobuf library.
 
     independent_node.py HOST PORT SEED_HEX ORIGIN
 

@@ -1,4 +1,4 @@
-"""docs/protocol.md is enough: a node that was made from it alone serves visitors of the real service."""
+"""docs/protocol.md is enough: a node made from it alone serves visitors of the real service."""
 
 from __future__ import annotations
 
@@ -19,16 +19,12 @@ SEED = bytes(range(100, 132)).hex()
 
 
 def test_it_shares_nothing_with_the_package() -> None:
-    imported = {
-        name.split(".")[0]
-        for node in ast.walk(ast.parse(PROGRAM.read_text()))
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in (
-            [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else [n.name for n in node.names]
-        )
-    }
+    imported = set()
+    for node in ast.walk(ast.parse(PROGRAM.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module).split(".")[0])
     assert imported - set(sys.stdlib_module_names) == {"cryptography"}
 
 
