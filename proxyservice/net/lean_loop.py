@@ -79,6 +79,7 @@ class _LeanLoop:
     def iterate(self, timeout: float | None) -> None:
         """Handle events until a delayed call, another thread or the end of all needs a turn."""
         selectables, handle = self._selectables, self._handle
+        turn_end.run()  # what delayed calls and other threads left to the end of their turn
         while True:
             most = min(len(selectables), EVENTS_AT_ONCE) or 1
             try:
