@@ -1,0 +1,90 @@
+"""The lean loop against Twisted's own: the same program gives the same answers in both.
+
+A reactor runs once in a process, so each run is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = r"""
+import json, socket, sys, threading
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory
+from proxyservice.net.eager import EagerProtocol, EagerServer
+from proxyservice.net.lean_loop import install_lean_loop, turn_end
+
+if sys.argv[1] == "lean":
+    assert install_lean_loop(reactor)
+seen, ends = [], []
+
+class Server(EagerProtocol):
+    def bufferReceived(self, view):
+        data = bytes(view)
+        if data == b"break":
+            raise RuntimeError("a protocol's mistake")
+        if data == b"bye":
+            self.transport.write(b"bye")
+            self.transport.loseConnection()
+        elif data == b"abort":
+            self.transport.abortConnection()
+        else:
+            self.transport.write(data)
+    def connectionLost(self, reason):
+        ends.append(reason.type.__name__)
+
+port = reactor.listenTCP(0, Factory.forProtocol(Server), interface="127.0.0.1")
+port.transport = EagerServer
+
+def client():
+    def talk(data):
+        with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=10) as peer:
+            peer.sendall(data)
+            try:
+                got = peer.recv(100)
+                rest = b"" if data == b"echo" else peer.recv(100)
+            except ConnectionResetError:
+                return "reset"
+            return (got + rest).decode()
+    for data in (b"echo", b"bye", b"abort", b"break", b"echo"):
+        seen.append(talk(data))
+    called = threading.Event()
+    reactor.callFromThread(called.set)
+    seen.append(called.wait(10))
+    reactor.callFromThread(later)
+
+def later():
+    order = []
+    reactor.callLater(0.02, order.append, 2)
+    reactor.callLater(0.01, order.append, 1)
+    moved = reactor.callLater(60, order.append, 3)
+    reactor.callLater(0.03, moved.reset, 0)
+    reactor.callLater(0.1, lambda: (seen.append(order), reactor.stop()))
+
+threading.Thread(target=client, daemon=True).start()
+reactor.callLater(30, reactor.crash)
+reactor.run()
+print(json.dumps({"seen": seen, "ends": sorted(ends), "active": turn_end.active}))
+"""
+
+
+@pytest.mark.process
+def test_both_loops_give_the_same_answers() -> None:
+    answers = {}
+    for loop in ("lean", "own"):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, loop],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        answers[loop] = json.loads(done.stdout)
+    assert answers["lean"].pop("active") is True
+    assert answers["own"].pop("active") is False
+    assert answers["lean"] == answers["own"]
+    assert answers["own"]["seen"] == ["echo", "bye", "reset", "", "echo", True, [1, 2, 3]]
