@@ -13,7 +13,16 @@ from typing import Any
 from twisted.logger import Logger
 
 from proxyservice.leases.lease import Changes, EndedLease, LeaseState, LeaseTimes, Owner
-from proxyservice.leases.rows import QUARANTINED, Batch, WallClock, past_lease, restore, row_of
+from proxyservice.leases.rows import (
+    QUARANTINED,
+    Batch,
+    Row,
+    WallClock,
+    past_lease,
+    past_row,
+    restore,
+    row_of,
+)
 from proxyservice.leases.store import LeaseStore, Loaded
 from proxyservice.leases.table import LeaseTable
 
@@ -56,23 +65,25 @@ class LeaseRecord:
         self._steady_offset = wall_now - now
         loaded = self._store.open(wall_now)
         self._table = LeaseTable(ports, self._times, loaded.epoch)
-        gone = self._restore(loaded, ports, now)
+        lost = self._restore(loaded, ports, now)
         self._heartbeat_at = now
-        batch = replace(self.collect(self._table.take_changes()), gone=gone)
+        past = [one for row in lost if (one := past_row(row)) is not None]
+        batch = self.collect(self._table.take_changes())
+        batch = replace(batch, gone=[row.port for row in lost], past=past)
         self._store.write(batch)
         self.written(batch)
         self._refresh_at = now + self._times.ttl / 3
         return self._table
 
-    def _restore(self, loaded: Loaded, ports: range, now: float) -> list[int]:
-        """The ports whose rows are of no use any more."""
-        wall, gone = WallClock(self._steady_offset, self._steady_offset), []
+    def _restore(self, loaded: Loaded, ports: range, now: float) -> list[Row]:
+        """The rows that are of no use any more."""
+        wall, lost = WallClock(self._steady_offset, self._steady_offset), []
         for row in loaded.rows:
             if row.port not in ports and row.state != QUARANTINED:
                 log.warn("port {port} is outside the range now: its lease is gone", port=row.port)
             if not restore(self._table, row, loaded.heartbeat, now, wall):
-                gone.append(row.port)
-        return gone
+                lost.append(row)
+        return lost
 
     def port_of(self, owner: Owner) -> int | None:
         """The port of the owner's lease on disk."""

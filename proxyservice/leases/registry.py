@@ -198,6 +198,8 @@ class LeaseRegistry(Service):
             self._unbind_unused([] if wanted_port is None else [wanted_port])
             raise
         self._note_changes()
+        if grant.moved_from is not None:
+            log.info("moved from port {old} to {new}", old=grant.moved_from, new=wanted_port)
         former, self._holders[owner] = self._holders.get(owner), holder
         if former is not None and before is not None:
             self._tell_former(former, holder, before, grant)
@@ -227,6 +229,8 @@ class LeaseRegistry(Service):
                 raise
             finally:
                 self._note_changes()
+            if not grant.fresh:
+                log.warn("moved a lease to port {port}, its own is busy", port=lease.port)
             tries += 1
             if tries % BINDS_PER_TURN == 0:
                 yield deferLater(self._reactor, 0)
@@ -309,7 +313,8 @@ class LeaseRegistry(Service):
         changes = self._table.take_changes()
         self._unbind_unused(changes.ports)
         for ended in changes.ended:
-            log.info("{outcome} port {port}", outcome=ended.outcome, port=ended.lease.port)
+            if ended.outcome != "moved":  # that one is told with its new port
+                log.info("{outcome} port {port}", outcome=ended.outcome, port=ended.lease.port)
         self._record.ended(changes.ended)
         self._commits.mark(changes)
 

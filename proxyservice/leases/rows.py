@@ -132,3 +132,12 @@ def past_lease(ended: EndedLease, wall: WallClock) -> PastLease:
         lease.label,
         ended.outcome,
     )
+
+
+def past_row(row: Row) -> PastLease | None:
+    """The same for a lease of an earlier run that is not restored; None of a quarantine."""
+    if row.owner is None or row.state == QUARANTINED:
+        return None
+    return PastLease(
+        row.port, row.owner, row.since, row.heard, row.heard, row.source, row.label, "expired"
+    )

@@ -11,6 +11,8 @@ import pytest
 from proxyservice.errors import RefusedError, StoreError
 from proxyservice.leases.commits import RETRY_SECONDS
 from proxyservice.leases.lease import LeaseQuota, LeaseTimes
+from proxyservice.leases.reading import StoredLeases
+from proxyservice.leases.store import sqlite_url
 from proxyservice.wire import proxyservice_pb2 as pb
 from tests.leases.harness import (
     DISK_FULL,
@@ -100,11 +102,17 @@ def test_quarantine_survives_a_restart_and_keeps_the_port_for_its_former_owner(
 
 def test_a_lease_outside_a_changed_range_is_granted_anew(tmp_path: Path) -> None:
     first = Run(on_disk(tmp_path / "db"), range(1, 3))
-    first.lease(ALICE)
+    grant = first.lease(ALICE)
+    first.pass_time(10)
     first.stop()
     second = Run(on_disk(tmp_path / "db"), range(5, 7))
     assert second.lease(ALICE).lease.port in range(5, 7)
     second.stop()
+    reading = StoredLeases(sqlite_url(tmp_path / "db"), 1)
+    past = reading.holder_at(grant.lease.port, 1e9 + 5)
+    reading.close()
+    assert past is not None
+    assert (past.owner, past.until, past.outcome) == (ALICE, 1e9 + 10, "expired")
     third = Run(on_disk(tmp_path / "db"), range(1, 3))
     assert third.port_of(ALICE) is None, "the row of the old range is gone for good"
     third.stop()
