@@ -311,11 +311,15 @@ class NodeConnection(EagerProtocol):
         return frame
 
     def _keep_alive(self) -> None:
+        most_seconds = SILENT_INTERVALS * self._keepalive_seconds
         silent_seconds = self._clock.seconds() - self._heard_at
-        if silent_seconds >= SILENT_INTERVALS * self._keepalive_seconds:
+        if silent_seconds >= most_seconds:
             self.end(UnreachableError(f"nothing heard for {silent_seconds:.0f} seconds"))
             return
-        self._timer = self._clock.callLater(self._keepalive_seconds, self._keep_alive)
+        # An answer comes a moment after its keepalive: without the second term
+        # the last look would be a moment too early, and the next a whole interval late.
+        next_seconds = min(self._keepalive_seconds, most_seconds - silent_seconds)
+        self._timer = self._clock.callLater(next_seconds, self._keep_alive)
         self.send(Opcode.KEEPALIVE)
 
     def _drained(self) -> None:
