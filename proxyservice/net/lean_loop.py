@@ -44,8 +44,9 @@ class TurnEnd:
         """Call it when this turn's events have been handled; only while ``active``."""
         self._calls.append(call)
 
-    def run(self) -> None:
-        """The turn is over. What a call defers belongs to the same end."""
+    def run(self) -> bool:
+        """The turn is over; true if there was anything. What a call defers is of the same end."""
+        waited = bool(self._calls)
         while self._calls:
             calls, self._calls = self._calls, []
             for call in calls:
@@ -53,6 +54,7 @@ class TurnEnd:
                     call()
                 except Exception:  # one connection's trouble is not the others'
                     log.failure("an end of turn failed")
+        return waited
 
 
 turn_end = TurnEnd()
@@ -79,7 +81,8 @@ class _LeanLoop:
     def iterate(self, timeout: float | None) -> None:
         """Handle events until a delayed call, another thread or the end of all needs a turn."""
         selectables, handle = self._selectables, self._handle
-        turn_end.run()  # what delayed calls and other threads left to the end of their turn
+        if turn_end.run():  # delayed calls and other threads left something to their turn's end
+            timeout = 0  # and that may have set timers of its own
         while True:
             most = min(len(selectables), EVENTS_AT_ONCE) or 1
             try:

@@ -14,8 +14,9 @@ import pytest
 PROGRAM = r"""
 import json, socket, sys, threading
 from twisted.internet import reactor
-from twisted.internet.protocol import Factory
-from proxyservice.net.eager import EagerProtocol, EagerServer
+from twisted.internet.protocol import ClientFactory, Factory
+from twisted.internet.tcp import Connector
+from proxyservice.net.eager import EagerClient, EagerProtocol, EagerServer
 from proxyservice.net.lean_loop import install_lean_loop, turn_end
 
 if sys.argv[1] == "lean":
@@ -63,7 +64,27 @@ def later():
     reactor.callLater(0.01, order.append, 1)
     moved = reactor.callLater(60, order.append, 3)
     reactor.callLater(0.03, moved.reset, 0)
-    reactor.callLater(0.1, lambda: (seen.append(order), reactor.stop()))
+    reactor.callLater(0.1, lambda: (seen.append(order), connect()))
+
+class Client(EagerProtocol):
+    # closes in a delayed call; what that leads to sets a timer, with nothing else to wake up
+    def connectionMade(self):
+        reactor.callLater(0.01, self.transport.loseConnection)
+    def connectionLost(self, reason):
+        started = reactor.seconds()
+        reactor.callLater(0.05, lambda: (seen.append(reactor.seconds() - started < 5), stop()))
+
+def stop():
+    if reactor.running:
+        reactor.stop()
+
+def connect():
+    factory = ClientFactory()
+    factory.protocol = Client
+    connector = Connector("127.0.0.1", port.getHost().port, factory, 10, None, reactor)
+    there = "127.0.0.1", port.getHost().port, None, connector, reactor
+    connector._makeTransport = lambda: EagerClient(*there)
+    connector.connect()
 
 threading.Thread(target=client, daemon=True).start()
 reactor.callLater(30, reactor.crash)
@@ -87,4 +108,4 @@ def test_both_loops_give_the_same_answers() -> None:
     assert answers["lean"].pop("active") is True
     assert answers["own"].pop("active") is False
     assert answers["lean"] == answers["own"]
-    assert answers["own"]["seen"] == ["echo", "bye", "reset", "", "echo", True, [1, 2, 3]]
+    assert answers["own"]["seen"] == ["echo", "bye", "reset", "", "echo", True, [1, 2, 3], True]
