@@ -67,6 +67,7 @@ class MainFactory(Factory):
             busiest = max(self._strangers_of, key=self._strangers_of.__getitem__)
             oldest = next(one for one in self._strangers if one.source == busiest)
             oldest.abort("too many connections without identity")
+            self.identified(oldest)  # counts no more, though it is lost at the end of the turn
 
     def _warn_of_private_address(self, connection: MainConnection) -> None:
         """Said once: a node out there cannot dial what this machine calls itself (protocol A4)."""

@@ -127,6 +127,7 @@ class RelayVisitor(EagerProtocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
         """The visitor is gone; an unfinished frame goes with it."""
         self._over = True
+        self._scanner.close()
         self._outlet.forget(self)
         self._deadlines.forget(self)
         self._gone(self)

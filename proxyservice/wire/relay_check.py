@@ -97,8 +97,7 @@ class RelayScanner:
         if end:
             yield memoryview(self._buffer)[:end]
         if failure is not None:
-            self._failed = True
-            self._filled_bytes, self._begun, self._buffer = 0, b"", _NO_BUFFER
+            self.close()
             raise failure
         self._keep(end, stop)
 
@@ -113,6 +112,12 @@ class RelayScanner:
             room[:count] = rest[:count]
             rest = rest[count:]
             yield from self.received(count)
+
+    def close(self) -> None:
+        """No more will come: what is unfinished is dropped, and its memory goes to others."""
+        self._failed = True
+        self._give_back()
+        self._filled_bytes, self._begun, self._buffer = 0, b"", _NO_BUFFER
 
     # ----------------------------------------------------------------- memory
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,15 +15,25 @@ from contextlib import ExitStack, suppress
 from random import Random
 from types import TracebackType
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from proxyservice.wire import lzw
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID, HEADER, HEADER_BYTES, encode_frame
+from proxyservice.wire.identity import connection_id, node_id
+from proxyservice.wire.proof import NO_BINDING, proof_input, sign_proof
 from tests.attacks.running import RunningService
 from tests.conftest import VECTORS
 
 NET = DEFAULT_NETWORK_ID
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+SMALL_ORDER_KEYS = [
+    bytes(32),
+    b"\x01" + bytes(31),
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+    bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+    *(bytes((low,)) + b"\xff" * 30 + b"\x7f" for low in (0xEC, 0xED, 0xEE)),
+]
 
 
 # ---------------------------------------------------------------- what nodes say
@@ -58,8 +67,11 @@ def receive(peer: socket.socket, size: int) -> bytes:
 
 
 def receive_message(peer: socket.socket) -> pb.Message:
-    (size,) = struct.unpack(">6xI", receive(peer, HEADER_BYTES))
-    return pb.Message.FromString(receive(peer, size))
+    """The next one. Raises ConnectionError when the peer closes instead."""
+    header = receive(peer, HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
+        raise ConnectionError("closed without a further message")
+    return pb.Message.FromString(receive(peer, int.from_bytes(header[6:], "big")))
 
 
 def register(service: RunningService, number: int) -> tuple[socket.socket, int]:
@@ -228,20 +240,6 @@ def flood(peer: socket.socket, data: bytes, total: int) -> int:
     return sent
 
 
-def open_and_reset(service: RunningService, port: int, count: int) -> int:
-    """Connect and reset at once, so many times; how many connections were made."""
-    made = 0
-    for _ in range(count):
-        try:
-            visitor = service.connect(port)
-        except OSError:
-            continue
-        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        visitor.close()
-        made += 1
-    return made
-
-
 def drip(peers: Iterable[socket.socket], data: bytes, seconds: int) -> Iterator[int]:
     """Send each peer a byte a second; after each second, how many are still open."""
     left = {peer.fileno(): peer for peer in peers}
@@ -259,3 +257,81 @@ def drip(peers: Iterable[socket.socket], data: bytes, seconds: int) -> Iterator[
                     poller.unregister(descriptor)
                     del left[descriptor]
         yield len(left)
+
+
+# ------------------------------------------------------------------ other people's names
+
+
+class ProvedNode:
+    """A node that proves its key on a plain socket, and what an onlooker records of it."""
+
+    def __init__(self, service: RunningService, key: Ed25519PrivateKey) -> None:
+        self.key = key
+        net_key = key.public_key().public_bytes_raw()
+        self.sender = pb.ID(
+            net_key=net_key,
+            address="tcp://127.0.0.1:9",
+            id=node_id(net_key),
+            connection_id=connection_id(net_key, "tcp://127.0.0.1:9"),
+        )
+        self.connection = service.connect()
+        hello = pb.Hello(version=1, client_nonce=bytes(range(32)), initial_window=1 << 18)
+        hello_frame = encode_message(NET, Opcode.HELLO, hello, sender=self.sender)
+        self.connection.sendall(hello_frame)
+        challenge = self._challenge(hello_frame[HEADER_BYTES:])
+        proof = pb.Proof(signature=sign_proof(key, challenge))
+        proof_frame = encode_message(NET, Opcode.PROOF, proof, sender=self.sender)
+        request = encode_message(
+            NET, Opcode.PROXY_REQUEST, pb.ProxyRequest(), sender=self.sender, request_nonce=1
+        )
+        self.connection.sendall(proof_frame + request)
+        assert receive_message(self.connection).opcode == Opcode.WELCOME
+        response = pb.ProxyResponse.FromString(receive_message(self.connection).message)
+        self.port = int(response.proxy_address.rpartition(":")[2])
+        self.recorded = (hello_frame, proof_frame, request)
+
+    def _challenge(self, hello_body: bytes) -> bytes:
+        header = receive(self.connection, HEADER_BYTES)
+        body = receive(self.connection, int.from_bytes(header[6:], "big"))
+        said = pb.Challenge.FromString(pb.Message.FromString(body).message)
+        return proof_input(
+            NET, said.relay_id, said.binding_type, NO_BINDING, said.server_nonce,
+            bytes(range(32)), self.sender.net_key, hello_body, body,
+        )  # fmt: skip
+
+    def hears(self, frame: bytes) -> bool:
+        return receive(self.connection, len(frame)) == frame
+
+
+def stolen_names(victim: ProvedNode) -> Iterator[bytes]:
+    """Everything to say with what everybody may know of a node, its recorded frames included."""
+    hello, proof, request = victim.recorded
+    yield request
+    yield hello + proof + request
+    yield hello + request
+    yield proof + request
+    signature = b"\x01" + bytes(63)
+    for signed in (b"", signature):
+        yield encode_message(
+            NET, Opcode.PROXY_REQUEST, pb.ProxyRequest(), sender=victim.sender, signature=signed
+        )
+    release = pb.Release()
+    yield encode_message(NET, Opcode.RELEASE, release, sender=victim.sender, request_nonce=1)
+    forged = encode_message(
+        NET, Opcode.PROOF, pb.Proof(signature=signature), sender=victim.sender
+    )  # fmt: skip
+    yield hello + forged + request
+
+
+def small_order_hellos() -> Iterator[bytes]:
+    """A handshake under each key for which anybody can sign; the proof verifies, naively."""
+    for low in SMALL_ORDER_KEYS:
+        for top in (0, 0x80):
+            key = low[:-1] + bytes((low[-1] | top,))
+            who = pb.ID(net_key=key, address="tcp://h:1")
+            hello = pb.Hello(version=1, client_nonce=bytes(32), initial_window=1 << 18)
+            proof = pb.Proof(signature=b"\x01" + bytes(63))
+            yield b"".join(
+                encode_message(NET, opcode, said, sender=who)
+                for opcode, said in ((Opcode.HELLO, hello), (Opcode.PROOF, proof))
+            )

@@ -173,6 +173,23 @@ def test_reads_of_large_frames_end_where_frames_do(size: int) -> None:
     assert buffers.made <= 4
 
 
+def test_a_bad_frame_gives_the_memory_back() -> None:
+    buffers = CountedBuffers()
+    scanner = RelayScanner(NET, LIMIT, spare=buffers)
+    with pytest.raises(FrameError):
+        list(scanner.feed(BAD[0] * 1000))
+    assert buffers.lent_bytes == 0
+
+
+def test_the_end_gives_the_memory_back() -> None:
+    buffers = CountedBuffers()
+    scanner = RelayScanner(NET, LIMIT, spare=buffers)
+    assert not list(scanner.feed(encode_frame(NET, bytes(100_000))[:50_000]))
+    assert buffers.lent_bytes > 0
+    scanner.close()
+    assert buffers.lent_bytes == scanner.buffered_bytes == 0
+
+
 def test_an_announced_frame_takes_no_memory() -> None:
     buffers = CountedBuffers()
     scanner = RelayScanner(NET, LIMIT, spare=buffers)

@@ -1,0 +1,168 @@
+"""Memory that a stranger can make the service use: T7, T10, T13, T16."""
+
+from __future__ import annotations
+
+import socket
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from proxyservice.errors import FrameError
+from proxyservice.wire.compression import decompress
+from proxyservice.wire.envelope import INFLATED_LIMIT_BYTES, Opcode
+from tests.attacks.kit import (
+    GoodPair,
+    announcement,
+    application_frame,
+    bomb,
+    bomb_frame,
+    closed,
+    connections,
+    drained,
+    flood,
+    keepalive,
+    receive,
+    register,
+)
+from tests.attacks.running import RunningService, full, scaled
+from tests.leases.harness import store_thread
+from tests.node import joined
+from tests.server.memory import MemoryRelay
+
+MIB = 1 << 20
+ANSWERS_TO_ONE_READ_BYTES = 40 * 1024  # what was read before the bound was met is answered
+COMPRESSING = {2: "gzip", 3: "zlib", 4: "lzw"}
+
+
+@pytest.fixture(autouse=True)
+def _no_thread() -> Iterator[None]:
+    with store_thread():
+        yield
+
+
+@pytest.mark.process
+@pytest.mark.heavy
+def test_t7_announced_lengths_take_no_memory(tmp_path: Path) -> None:
+    """1,000 connections announce 4 GiB, or as much as is allowed: under 16 MiB more memory."""
+    count = scaled(1000, 150)
+    with RunningService(tmp_path) as service, GoodPair(service, 1) as pair, ExitStack() as stack:
+        pair.relay_one()
+        before = service.resident_bytes
+        for port in (service.port, pair.port):
+            for peer in connections(stack, service, count // 2, port):
+                peer.sendall(announcement(0xFFFFFFFF, b"x" * 100))
+                assert closed(peer)
+        visitors = connections(stack, service, count // 2, pair.port)
+        nodes = connections(stack, service, min(count // 2, 350))
+        for peer, most in [(v, 64 * MIB) for v in visitors] + [(n, 1 << 16) for n in nodes]:
+            peer.sendall(announcement(most, b"x" * 100))
+        pair.relay_one()
+        assert service.resident_bytes - before < 16 * MIB * count / 1000 + MIB
+
+
+@pytest.mark.parametrize("algorithm", COMPRESSING)
+def test_t10_a_bomb_of_10_gb_gives_no_more_than_the_limit(algorithm: int) -> None:
+    body = bomb(algorithm, scaled(10_000, 1_000) * MIB)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError, match=f"more than {INFLATED_LIMIT_BYTES} bytes"):
+            decompress(algorithm, body, INFLATED_LIMIT_BYTES)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MIB
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("algorithm", COMPRESSING)
+def test_t10_bombs_end_the_node_that_sends_them_and_pass_a_proxy_port_unread(
+    tmp_path: Path, algorithm: int
+) -> None:
+    frame = bomb_frame(algorithm, 1000 * MIB, 60_000)
+    with RunningService(tmp_path) as service, GoodPair(service, 1) as pair:
+        pair.relay_one()
+        before = service.resident_bytes
+        for number in range(4):
+            node, _ = register(service, 2 + number)
+            with node:
+                node.sendall(frame)
+                assert closed(node)
+        pair.visitor.sendall(frame)
+        assert receive(pair.node, len(frame)) == frame
+        pair.relay_one()
+        assert service.resident_bytes - before < 4 * MIB
+
+
+def test_t13_answers_wait_within_a_bound_and_the_peer_has_30_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 M keepalives from a node that does not read: 32 KiB held, closed in 30 s."""
+    monkeypatch.setattr(joined, "HIGH_WATER_BYTES", 0)  # as a main connection's transport has it
+    relay = MemoryRelay()
+    node, other = relay.node(1), relay.node(2)
+    node.lease()
+    other.lease()
+    server = node.transport.other
+    node.transport.pauseProducing()
+    said = node.frame(Opcode.KEEPALIVE) * 1000
+    kernel = server.kernel_bytes
+    for _ in range(scaled(1000, 40)):
+        node.transport.write(said)
+        relay.pump()
+    assert not server.reading, "it is not read while it does not read"
+    assert len(server.in_flight) == kernel
+    assert 0 < server.queued_bytes <= 32 * 1024 + ANSWERS_TO_ONE_READ_BYTES
+    other.say(Opcode.KEEPALIVE)
+    other.take(Opcode.KEEPALIVE_RESPONSE)
+    relay.pass_time(29)
+    assert node.lost is None
+    relay.pass_time(2)
+    assert node.lost is not None
+    assert other.lost is None
+
+
+@pytest.mark.process
+@pytest.mark.heavy
+def test_t13_a_node_that_does_not_read_slows_nobody(tmp_path: Path) -> None:
+    pairs, frames = scaled(100, 8), scaled(1_000_000, 100_000)
+    with (
+        RunningService(tmp_path, lease_ports=128) as service,
+        ExitStack() as stack,
+    ):
+        others = [stack.enter_context(GoodPair(service, 100 + n)) for n in range(pairs)]
+        node, _ = register(service, 1)
+        with node:
+            node.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            before = service.resident_bytes
+            said = keepalive(1)
+            total = frames * len(said)
+            assert flood(node, said, total) < total, "it was read without end"
+            assert service.resident_bytes - before < 2 * MIB
+            took = sorted(pair.relay_one() for _ in range(10) for pair in others)
+            assert took[len(took) * 99 // 100] < 0.1
+            if full():
+                node.settimeout(35)
+                assert drained(node), "closed in 30 s"
+
+
+@pytest.mark.process
+@pytest.mark.heavy
+def test_t16_tiny_frames_cost_their_bytes(tmp_path: Path) -> None:
+    """1 M one-byte frames: 8 MiB more at most, and every frame arrives once the node reads."""
+    frame = application_frame(b"x", 5)
+    with RunningService(tmp_path) as service, GoodPair(service, 1) as pair:
+        pair.relay_one()
+        before = service.resident_bytes
+        total = scaled(1_000_000, 150_000) * len(frame)
+        sent = flood(pair.visitor, frame, total)
+        assert service.resident_bytes - before < 8 * MIB
+        expected = memoryview(frame * 1000)
+        left = sent // len(frame) * len(frame)
+        while left:
+            piece = receive(pair.node, min(left, len(expected)))
+            assert piece == expected[: len(piece)]
+            left -= len(piece)
+        assert service.resident_bytes - before < 8 * MIB
