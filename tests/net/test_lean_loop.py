@@ -22,6 +22,7 @@ from proxyservice.net.lean_loop import install_lean_loop, turn_end
 if sys.argv[1] == "lean":
     assert install_lean_loop(reactor)
 seen, ends = [], []
+silent = socket.create_server(("127.0.0.1", 0))
 
 class Server(EagerProtocol):
     def bufferReceived(self, view):
@@ -81,8 +82,8 @@ def stop():
 def connect():
     factory = ClientFactory()
     factory.protocol = Client
-    connector = Connector("127.0.0.1", port.getHost().port, factory, 10, None, reactor)
-    there = "127.0.0.1", port.getHost().port, None, connector, reactor
+    connector = Connector(*silent.getsockname(), factory, 10, None, reactor)
+    there = *silent.getsockname(), None, connector, reactor
     connector._makeTransport = lambda: EagerClient(*there)
     connector.connect()
 
