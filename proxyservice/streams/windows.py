@@ -38,11 +38,15 @@ CREDIT_LIMIT: Final = (1 << 31) - 1
 class CreditBudget:
     """The windows that one side of a main connection has open, all streams together."""
 
-    __slots__ = ("granted_bytes",)
+    __slots__ = ("busy", "busy_bytes", "granted_bytes")
 
     def __init__(self) -> None:
         self.granted_bytes = 0
         """Sum of the windows' sizes: the most that can come to lie in memory here."""
+        self.busy = 0
+        """Windows that were used up at least once and are still open."""
+        self.busy_bytes = 0
+        """Their share of `granted_bytes`."""
 
     def initial_bytes(self, wanted_bytes: int = DEFAULT_WINDOW_BYTES) -> int:
         """Return what a new stream may have; 0 when there is nothing left to give."""
@@ -58,9 +62,19 @@ class CreditBudget:
         """Whether so much more stays within the bound."""
         return self.granted_bytes + n_bytes <= CREDIT_BOUND_BYTES
 
-    def growth_bytes(self, wanted_bytes: int) -> int:
-        """Return by how much an old stream may grow."""
-        return max(0, min(wanted_bytes, SCARCE_BYTES - self.granted_bytes))
+    def share_bytes(self) -> int:
+        """Return the size that a busy window may have: of what the others leave, an equal part.
+
+        Who came first would otherwise have grown until nothing was left, and
+        be faster than everybody else for ever.
+        """
+        left_bytes = SCARCE_BYTES - (self.granted_bytes - self.busy_bytes)
+        return min(LARGEST_WINDOW_BYTES, left_bytes // max(1, self.busy))
+
+    def resize(self, n_bytes: int) -> None:
+        """A busy window has grown by so many bytes, or shrunk."""
+        self.granted_bytes += n_bytes
+        self.busy_bytes += n_bytes
 
 
 class SendWindow:
@@ -86,10 +100,11 @@ class SendWindow:
 class ReceiveWindow:
     """What the peer may send: unused, held and returnable bytes are the window's size."""
 
-    __slots__ = ("_budget", "held_bytes", "returnable_bytes", "size_bytes", "unused_bytes")
+    __slots__ = ("_budget", "_busy", "held_bytes", "returnable_bytes", "size_bytes", "unused_bytes")
 
     def __init__(self, initial_bytes: int, budget: CreditBudget) -> None:
         self._budget = budget
+        self._busy = False
         self.size_bytes = initial_bytes
         self.unused_bytes = initial_bytes
         """Granted, and not received yet."""
@@ -117,21 +132,36 @@ class ReceiveWindow:
         """Return the credit to grant now: what was consumed, and twice as much to grow.
 
         A window grows while its consumer keeps up (little is held), so that a
-        long fat path fills; a consumer that is behind gets no more memory.
+        long fat path fills; a consumer that is behind gets no more memory. It
+        shrinks, by keeping some back, when its share has become smaller.
         """
         credit_bytes = self.returnable_bytes
         self.returnable_bytes = 0
-        if 4 * self.held_bytes <= self.size_bytes:
-            room_bytes = min(GROWTH_FACTOR * credit_bytes, LARGEST_WINDOW_BYTES - self.size_bytes)
-            growth_bytes = self._budget.growth_bytes(room_bytes)
-            self._budget.granted_bytes += growth_bytes
-            self.size_bytes += growth_bytes
-            credit_bytes += growth_bytes
-        self.unused_bytes += credit_bytes
-        return credit_bytes
+        self._be_busy()
+        change_bytes = self._budget.share_bytes() - self.size_bytes
+        if change_bytes < 0:
+            floor_bytes = min(0, DEFAULT_WINDOW_BYTES - self.size_bytes)
+            change_bytes = max(change_bytes, floor_bytes, -(credit_bytes // 2))
+        elif 4 * self.held_bytes <= self.size_bytes:
+            change_bytes = min(change_bytes, GROWTH_FACTOR * credit_bytes)
+        else:
+            change_bytes = 0
+        self._budget.resize(change_bytes)
+        self.size_bytes += change_bytes
+        self.unused_bytes += credit_bytes + change_bytes
+        return credit_bytes + change_bytes
+
+    def _be_busy(self) -> None:
+        if not self._busy:
+            self._busy = True
+            self._budget.busy += 1
+            self._budget.busy_bytes += self.size_bytes
 
     def close(self) -> None:
         """The stream is gone; what is held here still has to leave."""
+        if self._busy:
+            self._budget.busy -= 1
+            self._budget.busy_bytes -= self.size_bytes
         self._budget.granted_bytes -= self.size_bytes - self.held_bytes
         self.size_bytes = self.held_bytes
         self.unused_bytes = self.returnable_bytes = 0

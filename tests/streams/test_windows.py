@@ -108,3 +108,44 @@ def test_whatever_happens_the_parts_add_up(initial: int, steps: list[tuple[str, 
     assert budget.granted_bytes == window.held_bytes
     window.left(window.held_bytes)
     assert budget.granted_bytes == 0
+
+
+def use_up(window: ReceiveWindow) -> None:
+    """All that is granted comes, leaves, and is granted anew."""
+    n_bytes = window.unused_bytes
+    window.received(n_bytes)
+    window.consumed(n_bytes)
+    assert window.take_credit() > 0, "credit of nothing is an error"
+
+
+def sizes_after(windows: list[ReceiveWindow], rounds: int = 40) -> list[int]:
+    for _ in range(rounds):
+        for window in windows:
+            use_up(window)
+    return [window.size_bytes for window in windows]
+
+
+@pytest.mark.parametrize("count", [2, 31, 32, 60])
+def test_windows_that_are_all_used_become_equal_whoever_came_first(count: int) -> None:
+    budget = CreditBudget()
+    first = ReceiveWindow(budget.initial_bytes(), budget)
+    alone = sizes_after([first])
+    assert alone == [LARGEST_WINDOW_BYTES]
+    windows = [first]
+    while len(windows) < count:
+        windows.append(ReceiveWindow(budget.initial_bytes() or 1, budget))
+        use_up(first)
+    sizes = sizes_after(windows)
+    assert min(sizes) * 1.1 >= max(sizes)
+    assert budget.granted_bytes <= CREDIT_BOUND_BYTES
+    for window in windows[1:]:
+        window.close()
+    assert sizes_after([first]) == [LARGEST_WINDOW_BYTES]
+
+
+def test_idle_windows_do_not_keep_a_busy_one_small() -> None:
+    budget = CreditBudget()
+    for _ in range(40):
+        ReceiveWindow(DEFAULT_WINDOW_BYTES, budget)
+    busy = ReceiveWindow(DEFAULT_WINDOW_BYTES, budget)
+    assert sizes_after([busy]) == [SCARCE_BYTES - 40 * DEFAULT_WINDOW_BYTES]
