@@ -104,6 +104,13 @@ def drained(peer: socket.socket) -> bool:
     return True
 
 
+def ends_unread(peer: socket.socket, seconds: float) -> bool:
+    """Whether the service ends a connection from which nothing is read."""
+    poller = select.poll()
+    poller.register(peer, 0)  # an error or a hang-up is always told
+    return bool(poller.poll(seconds * 1000))
+
+
 class GoodPair:
     """A node, and a visitor of its: the ones that must not notice anything."""
 
