@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -166,3 +166,26 @@ def test_t16_tiny_frames_cost_their_bytes(tmp_path: Path) -> None:
             assert piece == expected[: len(piece)]
             left -= len(piece)
         assert service.resident_bytes - before < 8 * MIB
+
+
+@pytest.mark.process
+@pytest.mark.heavy
+def test_t16_many_visitors_of_a_node_that_does_not_read_wait_in_the_kernel(tmp_path: Path) -> None:
+    """However many they are, the service itself holds one read of one of them."""
+    frame = application_frame(bytes(1000), 5)
+    with (
+        RunningService(tmp_path) as service,
+        GoodPair(service, 1) as stuck,
+        GoodPair(service, 2) as other,
+        ExitStack() as stack,
+    ):
+        visitors = connections(stack, service, scaled(500, 60), stuck.port)
+        stuck.relay_one()
+        before = service.resident_bytes
+        for visitor in visitors:
+            visitor.setblocking(False)
+            with suppress(BlockingIOError):
+                visitor.send(frame * 300)
+        other.relay_one()
+        assert service.resident_bytes - before < 4 * MIB
+        other.relay_one()
