@@ -20,7 +20,8 @@ TIMES = LeaseTimes(ttl=2.0, proved_ttl=3.0, hold=1.0, quarantine=2.0)
 PORTS = range(3)
 OWNERS = (claimed(1), claimed(2), proved(3))
 BUSY_SECONDS = 1.0
-STATES = 100_000 if os.environ.get("PROXYSERVICE_FULL") else 3_000
+FULL = bool(os.environ.get("PROXYSERVICE_FULL"))
+STATES = 100_000 if FULL else 3_000
 
 Event = Callable[[Joined], None]
 
@@ -136,4 +137,5 @@ def test_every_state_within_reach_keeps_the_invariants() -> None:
                     seen.add(found)
                     following.append(pickle.dumps(joined))
         frontier = following
-    assert depth >= 4, "far enough for a lease to begin, end, be quarantined and taken again"
+    assert depth >= 5, "far enough for a lease to begin, end, be quarantined and taken again"
+    assert not (FULL and frontier), "there are no states beyond"
