@@ -20,6 +20,7 @@ from tests.leases.joined import proved
 KILLS = 200 if os.environ.get("PROXYSERVICE_FULL") else 8
 
 PROGRAM = """
+import os
 import sys
 from twisted.internet import reactor
 from proxyservice.leases.lease import LeaseTimes
@@ -43,6 +44,7 @@ def storm(number):
         registry.acquire(owner, Node(), "192.0.2.1").addCallback(acknowledged)
     reactor.callLater(0, storm, number + 7)
 
+reactor.callLater(60, os._exit, 1)  # whatever became of the test, this process ends
 reactor.callWhenRunning(storm, first)
 reactor.run()
 """
