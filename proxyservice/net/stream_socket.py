@@ -99,22 +99,31 @@ class StreamSocket(EagerProtocol):
             read_now = getattr(self.transport, "readNow", None)
             if read_now is not None:
                 read_now()
-        if self._switch.room(self._stream):
-            self._resume()
+        self._go_on()
 
     def stream_ready(self) -> None:
         """Credit came."""
         if not self._paused:
             return
         if self._switch.outlet.writable:
-            self._send_leftover() if self._leftover else self._resume()
+            if self._leftover:
+                self._send_leftover()
+            self._go_on()
         else:
             self._switch.outlet.wait(self)
 
+    def _go_on(self) -> None:
+        """Read on, or wait for room to read: never neither. What is left over waits already."""
+        if self._leftover or self._read_closed or self._stream.state is State.GONE:
+            return
+        if self._switch.room(self._stream):
+            self._resume()
+        else:
+            self._wait()
+
     def _resume(self) -> None:
         self._paused = False
-        if not self._read_closed and self._stream.state is not State.GONE:
-            self.transport.resumeProducing()
+        self.transport.resumeProducing()
 
     def readConnectionLost(self) -> None:
         """The socket's input has ended, in order."""

@@ -169,11 +169,14 @@ class End:
 class Joined:
     """A client and a server protocol, connected."""
 
+    end = End
+    """What kind of transport both get."""
+
     def __init__(self, client: Any, server: Any, kernel_bytes: int = 1 << 20) -> None:
         here = IPv4Address("TCP", "127.0.0.1", 40000)
         there = IPv4Address("TCP", "127.0.0.1", 6008)
-        self.client = End(kernel_bytes, here, there)
-        self.server = End(kernel_bytes, there, here)
+        self.client = self.end(kernel_bytes, here, there)
+        self.server = self.end(kernel_bytes, there, here)
         self.client.other, self.server.other = self.server, self.client
         self.client.protocol, self.server.protocol = client, server
         self.black_hole = False
@@ -185,8 +188,13 @@ class Joined:
         if self.black_hole:
             return
         for _ in range(steps):
-            moved = self.client.step(chunk_bytes)
-            moved |= self.server.step(chunk_bytes)
-            if not moved:
+            if not self.step(chunk_bytes):
                 return
         raise AssertionError("the bytes never come to rest")
+
+    def step(self, chunk_bytes: int) -> bool:
+        """Move some bytes each way; tell whether there were any."""
+        if self.black_hole:
+            return False
+        moved = self.client.step(chunk_bytes)
+        return self.server.step(chunk_bytes) or moved

@@ -57,8 +57,12 @@ class MemoryRelay:
         ports: range = range(20000, 20004),
         relay_id: bytes = RELAY_ID,
         times: LeaseTimes | None = None,
+        join: type[Joined] = Joined,
+        kernel_bytes: int = 1 << 20,
+        chunk_bytes: int = 1 << 16,
         **settings: Any,
     ) -> None:
+        self._join, self._kernel_bytes, self._chunk_bytes = join, kernel_bytes, chunk_bytes
         times = times or LeaseTimes()
         self.run = Run(Disk(), ports, times=times)
         self.clock = self.run.clock
@@ -75,10 +79,19 @@ class MemoryRelay:
     def node(self, seed: int | bytes = 1, **options: Any) -> RawNode:
         """A connected node with a key made from this number."""
         node = RawNode(self, seed, **options)
-        self.pairs.append(Joined(node, self.factory.buildProtocol(None)))
+        self.connect(node)
         return node
 
-    def visit(self, port: int) -> RawVisitor | None:
+    def connect(self, node: Any) -> Joined:
+        """A main connection for this protocol."""
+        return self._joined(node, self.factory.buildProtocol(None))
+
+    def _joined(self, client: Any, server: Any) -> Joined:
+        pair = self._join(client, server, self._kernel_bytes)
+        self.pairs.append(pair)
+        return pair
+
+    def visit(self, port: int, visitor: RawVisitor | None = None) -> RawVisitor | None:
         """A connected visitor; None when it was turned away."""
         found = self.run.registry.visited(port)
         if found is None or found[1] is None:
@@ -88,20 +101,15 @@ class MemoryRelay:
         protocol = holder.visitor_arrived(found[0], "192.0.2.9", 40000 + self._visitors)
         if protocol is None:
             return None
-        visitor = RawVisitor()
-        self.pairs.append(Joined(visitor, protocol))
+        visitor = visitor or RawVisitor()
+        self._joined(visitor, protocol)
         self.pump()
         return visitor
 
-    def pump(self, chunk_bytes: int = 1 << 16) -> None:
-        """Move all bytes."""
-        before = None
-        while before != (before := self._moved()):
-            for pair in self.pairs:
-                pair.pump(chunk_bytes)
-
-    def _moved(self) -> list[int]:
-        return [end.sent_bytes for pair in self.pairs for end in (pair.client, pair.server)]
+    def pump(self) -> None:
+        """Move all bytes, each pair some at a time."""
+        while sum(pair.step(self._chunk_bytes) for pair in self.pairs):
+            pass
 
     def pass_time(self, seconds: float, step: float = 0.25) -> None:
         """The clock, and the service's tick."""
