@@ -82,6 +82,10 @@ def _max_frame(text: str) -> int:
     return size
 
 
+def _inflate_check(text: str) -> int:
+    return 0 if text == "0" else _max_frame(text)
+
+
 def _store(text: str) -> str:
     if text != "memory:" and not text.startswith("sqlite:///"):
         raise ValueError(f"{text!r} is no store; memory: or sqlite:///path")
@@ -99,6 +103,7 @@ _CHECKS: dict[str, Callable[[str], Any]] = {
     "keepalive": parse_duration,
     "trusted-sources": _networks,
     "max-frame": _max_frame,
+    "inflate-check": _inflate_check,
     "store": _store,
 }
 """From what was typed to what is meant; an empty value stands for the default."""
@@ -121,6 +126,7 @@ class Options(PluginOptions):
         ["keepalive", None, "15s", "Interval told to nodes."],
         ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
         ["max-frame", None, "64MiB", "Largest relayed frame."],
+        ["inflate-check", None, "0", "Inflate and check relayed bodies up to this size."],
         ["store", None, "", "memory: or sqlite:///path [default: in the state directory]"],
         ["state-dir", None, "", "[default: $STATE_DIRECTORY, else the XDG state directory]"],
     ]
@@ -198,7 +204,9 @@ def makeService(options: Options) -> Service:
         keepalive_seconds=options["keepalive"],
         trusted_sources=options["trusted-sources"],
         times=times,
-        limits=ServiceLimits(max_frame_bytes=options["max-frame"]),
+        limits=ServiceLimits(
+            max_frame_bytes=options["max-frame"], inflate_check_bytes=options["inflate-check"]
+        ),
     )
     factory = MainFactory(registry, deadlines, time.monotonic, settings)
     lock = StateLock(directory)

@@ -109,7 +109,11 @@ class MainFactory(Factory):
     ) -> RelayVisitor:
         """The protocol of a visitor in message mode."""
         return RelayVisitor(
-            RelayScanner(self.settings.network_id, self.settings.limits.max_frame_bytes),
+            RelayScanner(
+                self.settings.network_id,
+                self.settings.limits.max_frame_bytes,
+                self.settings.limits.inflate_check_bytes,
+            ),
             outlet,
             self.deadlines,
             self.now,

@@ -33,6 +33,8 @@ class ServiceLimits:
     close_timeout_seconds: float = 5.0
     # The largest relayed frame; deployed nodes send 8 MiB as a matter of course.
     max_frame_bytes: int = 64 * MIB
+    # Compressed bodies up to this size are inflated and checked; 0: none, and no bomb goes off.
+    inflate_check_bytes: int = 0
     # A visitor's frame: 30 s and one second for each 64 KiB.
     frame_base_seconds: float = 30.0
     frame_bytes_per_second: int = 64 * KIB

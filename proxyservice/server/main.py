@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from proxyservice.errors import FrameError, PeerError, RefusedError
 from proxyservice.leases.lease import Identity
 from proxyservice.net.addresses import canonical, format_host_port
-from proxyservice.net.eager import EagerProtocol
+from proxyservice.net.eager import RECEIVE_BYTES, EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
@@ -49,6 +49,12 @@ from proxyservice.wire.framing import (
 
 if TYPE_CHECKING:
     from proxyservice.server.factory import MainFactory
+
+CONTROL_READ_BYTES = 16 * 1024
+"""The answers to so many bytes of requests are fewer: they stay within half of what may wait."""
+
+CROWDED_READ_BYTES = 64 * 1024
+"""The same for a node that also sends stream data, while it does not read what it is sent."""
 
 log = Logger()
 
@@ -85,6 +91,12 @@ class MainConnection(EagerProtocol):
         factory.arrived(self)
 
     # ------------------------------------------------------------- bytes in
+
+    def receiveRoom(self) -> int:
+        """Little from who sends only control frames, so that the answers to a read are little."""
+        if self.switch is None:
+            return CONTROL_READ_BYTES
+        return RECEIVE_BYTES if self.outlet.writable else CROWDED_READ_BYTES
 
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes of the node; the view is valid during the call only."""
