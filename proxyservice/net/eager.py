@@ -101,6 +101,8 @@ class EagerConnection(tcp.Connection):
         else:
             sent = max(0, self._send(data))
             if sent == len(data):
+                if self.producer is not None and not self.streamingProducer:
+                    self.startWriting()  # a pull producer is asked when the kernel has room
                 return
             self._unsent = bytearray(memoryview(data)[sent:])
             self.startWriting()
