@@ -239,6 +239,7 @@ class Multiplexer:
         if what & _OPENING:
             self._unannounced.remove(stream)
             self._number(stream)
-        credit_bytes = stream.receive.take_credit() if what & _CREDIT else 0
+        wants_credit = what & _CREDIT and stream.state is not State.GONE
+        credit_bytes = stream.receive.take_credit() if wants_credit else 0
         opening, end, reset = (bool(what & bit) for bit in (_OPENING, _END, _RESET))
         return Due(stream, opening, credit_bytes, end, reset)

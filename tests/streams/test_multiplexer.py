@@ -156,6 +156,22 @@ def test_what_is_held_counts_until_it_has_left_also_when_the_stream_is_gone() ->
     assert mux.granted_bytes == 0
 
 
+def test_a_stream_that_ends_while_credit_is_due_leaves_no_window_behind() -> None:
+    mux, (stream,) = server_with(1)
+    mux.received(1, WINDOW)
+    mux.consumed(stream, WINDOW)
+    mux.end(stream)
+    mux.ended(1)
+    assert told(mux) == [("end", 1, 0)]
+    fresh = opened(mux)
+    told(mux)
+    mux.received(2, WINDOW)
+    mux.consumed(fresh, WINDOW)
+    ((word, _, credit),) = told(mux)
+    assert (word, credit) == ("window", 3 * WINDOW), "it may grow as the only busy one"
+    assert mux.granted_bytes == fresh.receive.size_bytes
+
+
 class Joined(RuleBasedStateMachine):
     """Two multiplexers; what one says arrives at the other later, in order."""
 
