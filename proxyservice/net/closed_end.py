@@ -25,6 +25,7 @@ class ClosedEnd:
         self._switch = switch
         self._stream = stream
         self._timer: Any = None
+        self._thrown_away_bytes = 0
         stream.local = self
         switch.end(stream)
         if stream.state is not State.GONE:
@@ -32,13 +33,19 @@ class ClosedEnd:
 
     def _out_of_patience(self) -> None:
         self._switch.reset(self._stream, pb.RESET_ABORTED)
+        self._stop()
 
     def _stop(self) -> None:
+        """The stream is gone: what was thrown away is no longer held for it."""
+        thrown_away_bytes, self._thrown_away_bytes = self._thrown_away_bytes, 0
+        if thrown_away_bytes:
+            self._switch.consumed(self._stream, thrown_away_bytes)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
     def stream_received(self, view: memoryview) -> None:
         """Nobody wants it; its credit is not returned, so at most a window comes."""
+        self._thrown_away_bytes += len(view)
 
     def stream_ended(self) -> None:
         """Now both have ended."""

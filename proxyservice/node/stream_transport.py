@@ -64,6 +64,7 @@ class StreamTransport:
         self._producer: Any = None
         self._streaming = False
         self._producer_paused = False
+        self._asking = False  # a pull producer, in the next turn
         stream.local = self
 
     def begin(self) -> None:
@@ -119,7 +120,9 @@ class StreamTransport:
             self._queue_empty()
 
     def _queue_empty(self) -> None:
-        if self._producer is not None and (self._producer_paused or not self._streaming):
+        if self._producer is not None and not self._streaming:
+            self._ask_later()
+        elif self._producer is not None and self._producer_paused:
             self._producer_paused = False
             self._producer.resumeProducing()
         elif self.disconnecting and self._producer is None:
@@ -131,6 +134,17 @@ class StreamTransport:
             if half_closeable is not None:
                 half_closeable.writeConnectionLost()
             self._both_ended()
+
+    def _ask_later(self) -> None:
+        """A pull producer writes when it is asked: never from within its own write."""
+        if not self._asking:
+            self._asking = True
+            self._clock.callLater(0, self._ask)
+
+    def _ask(self) -> None:
+        self._asking = False
+        if self._producer is not None and not self._streaming and not self._unsent:
+            self._producer.resumeProducing()
 
     def send_turn(self) -> None:
         """The main connection has room."""
