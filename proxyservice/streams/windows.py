@@ -143,7 +143,8 @@ class ReceiveWindow:
             floor_bytes = min(0, DEFAULT_WINDOW_BYTES - self.size_bytes)
             change_bytes = max(change_bytes, floor_bytes, -(credit_bytes // 2))
         elif 4 * self.held_bytes <= self.size_bytes:
-            change_bytes = min(change_bytes, GROWTH_FACTOR * credit_bytes)
+            room_bytes = max(0, SCARCE_BYTES - self._budget.granted_bytes)
+            change_bytes = min(change_bytes, GROWTH_FACTOR * credit_bytes, room_bytes)
         else:
             change_bytes = 0
         self._budget.resize(change_bytes)

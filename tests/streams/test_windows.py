@@ -143,6 +143,17 @@ def test_windows_that_are_all_used_become_equal_whoever_came_first(count: int) -
     assert sizes_after([first]) == [LARGEST_WINDOW_BYTES]
 
 
+def test_windows_that_grew_and_stand_still_leave_the_others_theirs() -> None:
+    budget = CreditBudget()
+    for _ in range(200):
+        window = ReceiveWindow(budget.initial_bytes(), budget)
+        for _ in range(10):
+            use_up(window)
+        assert budget.granted_bytes <= CREDIT_BOUND_BYTES
+        window.received(window.unused_bytes)  # and nobody takes it
+    assert budget.initial_bytes() > 0
+
+
 def test_idle_windows_do_not_keep_a_busy_one_small() -> None:
     budget = CreditBudget()
     for _ in range(40):
