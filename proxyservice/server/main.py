@@ -227,7 +227,9 @@ class MainConnection(EagerProtocol):
         self.patience.identified(self.factory.settings.silence_seconds)
         self._be_punctual()
         features = self.handshake.features
-        self.answer(Opcode.WELCOME, self.factory.settings.welcome(features, proved=identity.proved))
+        quota = self.factory.quota(self)
+        welcome = self.factory.settings.welcome(features, quota, proved=identity.proved)
+        self.answer(Opcode.WELCOME, welcome)
         if self.handshake.speaks(pb.FEATURE_STREAMS):
             multiplexer = Multiplexer(self.handshake.window_bytes)
             network_id = self.factory.settings.network_id

@@ -45,7 +45,7 @@ class ServiceSettings:
             return True  # a unix socket: somebody on this machine
         return any(address in network for network in self.trusted_sources)
 
-    def welcome(self, features: int, *, proved: bool) -> pb.Welcome:
+    def welcome(self, features: int, quota: LeaseQuota | None, *, proved: bool) -> pb.Welcome:
         """What holds for a node, in the words of the protocol."""
         return pb.Welcome(
             features=features,
@@ -54,6 +54,7 @@ class ServiceSettings:
             lease_ttl_ms=int(self.times.ttl * 1000),
             proved_ttl_ms=int(self.times.proved_ttl * 1000),
             hold_ms=int(self.times.hold * 1000),
+            max_leases=0 if quota is None else quota.per_key,
             max_streams=STREAMS_LIMIT,
             max_visitors=self.limits.visitors_per_lease,
             max_frame_bytes=self.limits.max_frame_bytes,

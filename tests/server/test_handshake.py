@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.error import ConnectionLost
 
 from proxyservice.errors import FrameError
-from proxyservice.leases.lease import LeaseTimes
+from proxyservice.leases.lease import LeaseQuota, LeaseTimes
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message
 from proxyservice.wire.framing import HEADER_BYTES
@@ -62,8 +62,6 @@ def test_a_proved_node_is_welcomed_with_what_holds_for_it() -> None:
         keepalive_ms=7_000,
         lease_ttl_ms=60_000,
         proved_ttl_ms=600_000,
-        hold_ms=welcome.payload.hold_ms,
-        max_leases=welcome.payload.max_leases,
         max_streams=1024,
         max_visitors=1024,
         max_frame_bytes=64 << 20,
@@ -93,6 +91,21 @@ def test_only_features_of_both_sides_are_agreed(relay: MemoryRelay) -> None:
     assert node.refused() == (pb.REFUSAL_DENIED, 1)
     node.ask(nonce=2, mode=pb.MODE_MESSAGES)
     assert node.take(Opcode.PROXY_RESPONSE).payload.mode == pb.MODE_MESSAGES
+
+
+def test_how_many_leases_a_node_may_have_is_told_and_holds() -> None:
+    relay = MemoryRelay(
+        ports=range(20000, 20010),
+        trusted_sources=(),
+        quota=LeaseQuota(per_key=2, per_source=5),
+    )
+    node = relay.node()
+    assert node.prove().payload.max_leases == 2
+    node.lease("a", nonce=1)
+    node.lease("b", nonce=2)
+    node.ask("c", nonce=3)
+    assert node.refused() == (pb.REFUSAL_QUOTA, 3)
+    assert MemoryRelay().node().prove().payload.max_leases == 0, "trusted: not limited"
 
 
 def test_the_lower_version_is_chosen(relay: MemoryRelay) -> None:
