@@ -370,6 +370,25 @@ def test_what_breaks_the_rules_ends_the_connection_with_a_reason(
     assert not isinstance(visitor.lost, ConnectionDone)
 
 
+@pytest.mark.parametrize("form", ["canonical", "other"])
+def test_a_payload_has_a_limit_whatever_the_credit(
+    served: tuple[MemoryRelay, RawNode, Visitor], form: str
+) -> None:
+    _, node, visitor = served
+    for _ in range(4):
+        node.write(data(200 * KIB))  # the window grows
+    grants = [said.payload.credit for said in node.heard()]
+    assert sum(grants) > 1200 * KIB
+    too_long = 256 * KIB + 1
+    if form == "other":
+        node.write(data(too_long))
+    else:
+        node.stream_data(1, bytes(too_long))
+    reason = next(said for said in node.heard() if said.opcode == Opcode.REFUSAL).payload.reason
+    assert reason == f"a stream payload of {too_long} bytes"
+    assert len(visitor.got) == 800 * KIB
+
+
 def test_data_after_the_end_is_answered_with_a_reset_and_the_connection_stays(
     served: tuple[MemoryRelay, RawNode, Visitor],
 ) -> None:
