@@ -33,19 +33,22 @@ registry = LeaseRegistry(
     reactor, LeaseStore(sys.argv[1], 1), range(1, 20_001), LeaseTimes(), Sockets()
 )
 registry.startService()
-first = int(sys.argv[2])
 
 def acknowledged(grant):
     print(grant.lease.owner.origin, grant.lease.port, grant.generation, flush=True)
 
-def storm(number):
-    for one in range(number, number + 7):
-        owner = proved(0, str(one % 20_000))  # they come round: some have a lease
-        registry.acquire(owner, Node(), "192.0.2.1").addCallback(acknowledged)
-    reactor.callLater(0, storm, number + 7)
+def ask(number):
+    owner = proved(0, str(number % 20_000))
+    acquired = registry.acquire(owner, Node(), "192.0.2.1")
+    acquired.addCallback(acknowledged).addCallback(lambda _: ask(number + OUTSTANDING))
 
+def storm():
+    for number in range(OUTSTANDING):
+        ask(int(sys.argv[2]) + number)
+
+OUTSTANDING = 40
 reactor.callLater(60, os._exit, 1)  # whatever became of the test, this process ends
-reactor.callWhenRunning(storm, first)
+reactor.callWhenRunning(storm)
 reactor.run()
 """
 
