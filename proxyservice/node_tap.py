@@ -29,6 +29,8 @@ class Options(PluginOptions):
         ["port", None, "", "Ask for this port."],
         ["label", None, "", "Text for the relay's operator."],
         ["proxy-protocol", None, "", "v1 or v2: tell the target the visitor's address."],
+        ["ca", None, "", "Authorities (PEM) of relays with tls:. [default: the system's]"],
+        ["cert", None, "", "Certificate with its key (PEM), for relays that want one."],
         ["state-dir", None, "", "[default: $STATE_DIRECTORY, else the XDG state directory]"],
     ]
     optFlags: ClassVar[list[list[str | None]]] = [
@@ -39,6 +41,7 @@ class Options(PluginOptions):
         super().__init__()
         self["via"] = []
         self["expose"] = []
+        self["pin"] = []
 
     def opt_via(self, server: str) -> None:
         """Relay, HOST[:PORT]; may be repeated, they are tried in turn."""
@@ -47,6 +50,10 @@ class Options(PluginOptions):
     def opt_expose(self, target: str) -> None:
         """Port, HOST:PORT or client endpoint to expose; may be repeated."""
         self["expose"].append(target)
+
+    def opt_pin(self, pin: str) -> None:
+        """SHA-256 (hex) of the public key of a relay with tls:; may be repeated."""
+        self["pin"].append(pin)
 
     def postOptions(self) -> None:
         """Check all of it."""
@@ -66,6 +73,9 @@ class Options(PluginOptions):
                 label=self["label"],
                 proxy_protocol=version,
                 release=bool(self["release"]),
+                ca=Path(self["ca"]) if self["ca"] else None,
+                pin=self["pin"],
+                cert=Path(self["cert"]) if self["cert"] else None,
             )
         except (ValueError, ProxyServiceError) as error:
             raise usage.UsageError(str(error)) from None

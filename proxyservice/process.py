@@ -60,6 +60,11 @@ def on_first_signal(reactor: Any, stop: Callable[[], None]) -> None:
         signal.signal(number, received)
 
 
+def on_hangup(reactor: Any, reload: Callable[[], None]) -> None:
+    """Call ``reload()`` on SIGHUP: files were changed."""
+    signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(reload))
+
+
 def exit_cleanly_on_signals(reactor: Any) -> None:
     """Stop the reactor on SIGTERM and SIGINT, with exit status 0."""
 

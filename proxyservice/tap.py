@@ -17,16 +17,22 @@ from twisted.python import usage
 from proxyservice.errors import StartError
 from proxyservice.leases.lease import LeaseTimes
 from proxyservice.leases.registry import LeaseRegistry
-from proxyservice.leases.store import LeaseStore, sqlite_url
+from proxyservice.leases.store import LeaseStore, store_url
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.options import PluginOptions
-from proxyservice.process import ExplainedStart, exit_cleanly_on_signals, prepare_reactor
+from proxyservice.process import (
+    ExplainedStart,
+    exit_cleanly_on_signals,
+    on_hangup,
+    prepare_reactor,
+)
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.relay_id import relay_id
-from proxyservice.server.service import ProxyService, StateLock
+from proxyservice.server.service import TLS_PREFIX, ProxyService, StateLock
 from proxyservice.server.settings import ServiceSettings
+from proxyservice.server.tls import ServerCertificate
 from proxyservice.state import state_directory
 from proxyservice.units import parse_duration, parse_port_range, parse_size
 
@@ -86,12 +92,6 @@ def _inflate_check(text: str) -> int:
     return 0 if text == "0" else _max_frame(text)
 
 
-def _store(text: str) -> str:
-    if text != "memory:" and not text.startswith("sqlite:///"):
-        raise ValueError(f"{text!r} is no store; memory: or sqlite:///path")
-    return text
-
-
 _CHECKS: dict[str, Callable[[str], Any]] = {
     "public-host": _public_host,
     "ports": parse_port_range,
@@ -104,9 +104,11 @@ _CHECKS: dict[str, Callable[[str], Any]] = {
     "trusted-sources": _networks,
     "max-frame": _max_frame,
     "inflate-check": _inflate_check,
-    "store": _store,
 }
 """From what was typed to what is meant; an empty value stands for the default."""
+
+
+TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
 
 
 class Options(PluginOptions):
@@ -125,6 +127,9 @@ class Options(PluginOptions):
         ["proved-ttl", None, "30d", "How long a proved address is kept if there is room."],
         ["keepalive", None, "15s", "Interval told to nodes."],
         ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
+        ["tls-cert", None, "", "Certificate chain (PEM) of endpoints like tls:tcp:6009."],
+        ["tls-key", None, "", "Its key (PEM). Both are read again on SIGHUP."],
+        ["tls-client-ca", None, "", "Authorities (PEM) that nodes need a certificate of."],
         ["max-frame", None, "64MiB", "Largest relayed frame."],
         ["inflate-check", None, "0", "Inflate and check relayed bodies up to this size."],
         ["store", None, "", "memory: or sqlite:///path [default: in the state directory]"],
@@ -151,9 +156,14 @@ class Options(PluginOptions):
             raise usage.UsageError(f"--state-dir: {error}") from None
         for endpoint in self["listen"]:
             try:
-                serverFromString(reactor, endpoint)
+                serverFromString(reactor, endpoint.removeprefix(TLS_PREFIX))
             except (ValueError, TypeError, KeyError) as error:
                 raise usage.UsageError(f"--listen {endpoint!r}: {error}") from None
+        self["certificate"] = self._certificate()
+        try:
+            self["store"] = store_url(self["store"], self["state-dir"])
+        except ValueError as error:
+            raise usage.UsageError(f"--store: {error}") from None
         for name, check in _CHECKS.items():
             try:
                 self[name] = check(self[name]) if self[name] else ""
@@ -163,6 +173,25 @@ class Options(PluginOptions):
             name, default = str(row[0]), row[2]
             if default and self[name] == "":
                 raise usage.UsageError(f"--{name} needs a value")
+
+    def _certificate(self) -> ServerCertificate | None:
+        """What TLS endpoints show. Raises UsageError."""
+        certificate, key, client_ca = (self[name] for name in TLS_OPTIONS)
+        wanted = any(endpoint.startswith(TLS_PREFIX) for endpoint in self["listen"])
+        if not wanted and not (certificate or key or client_ca):
+            return None
+        if not (wanted and certificate and key):
+            raise usage.UsageError(
+                "TLS needs --tls-cert, --tls-key and an endpoint with it: --listen tls:tcp:6009"
+            )
+        try:
+            return ServerCertificate(
+                Path(certificate).absolute(),
+                Path(key).absolute(),
+                Path(client_ca).absolute() if client_ca else None,
+            )
+        except StartError as error:
+            raise usage.UsageError(str(error)) from None
 
 
 def make_state_directory(option: str) -> Path:
@@ -186,9 +215,7 @@ def makeService(options: Options) -> Service:
 
     prepare_reactor(reactor)
     directory = options["state-dir"]
-    store = LeaseStore(
-        options["store"] or sqlite_url(directory / "leases.sqlite"), options["network-id"]
-    )
+    store = LeaseStore(options["store"], options["network-id"])
     deadlines = Deadlines()
     services: list[ProxyService] = []
     ports = ProxyPorts(
@@ -210,9 +237,20 @@ def makeService(options: Options) -> Service:
     )
     factory = MainFactory(registry, deadlines, time.monotonic, settings)
     lock = StateLock(directory)
+    certificate = options["certificate"]
     service = ProxyService(
-        reactor, options["listen"], registry, ports, factory, deadlines, lock, options["ports"]
+        reactor,
+        options["listen"],
+        registry,
+        ports,
+        factory,
+        deadlines,
+        lock,
+        options["ports"],
+        certificate,
     )
+    if certificate is not None:
+        reactor.callWhenRunning(on_hangup, reactor, certificate.reload)
     services.append(service)
     reactor.callWhenRunning(exit_cleanly_on_signals, reactor)
     pidfile = (getattr(options, "parent", None) or {}).get("pidfile")

@@ -21,6 +21,7 @@ PACKAGE = Path(proxyservice.__file__).parent
 TOP = Path(__file__).parents[1]
 DISTRIBUTIONS = {
     "OpenSSL": "Twisted[tls]",
+    "service_identity": "Twisted[tls]",
     "click": "click",
     "cryptography": "cryptography",
     "google": "protobuf",

@@ -27,7 +27,8 @@ def configure_main_connection(transport: Any) -> None:
     """Find dead peers though they need not speak: TCP asks for us."""
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
-    handle = transport.getHandle()
+    underneath = getattr(transport, "socket_handle", transport.getHandle)
+    handle = underneath()
     for option, value in _MAIN_OPTIONS:
         if hasattr(socket, option):
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -88,7 +88,7 @@ def fingerprint(key: Path | None) -> None:
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option(
     "--via",
-    metavar="HOST[:PORT]",
+    metavar="[tls:]HOST[:PORT]",
     multiple=True,
     required=True,
     help="Relay, port 6008 by default; more than one are tried in turn.",
@@ -100,6 +100,24 @@ def fingerprint(key: Path | None) -> None:
     "--proxy-protocol",
     type=click.Choice(["v1", "v2"]),
     help="Tell the target the visitor's address by HAProxy's PROXY protocol.",
+)
+@click.option(
+    "--ca",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Authorities (PEM) of relays with tls:.  [default: the system's]",
+)
+@click.option(
+    "--pin",
+    metavar="HEX",
+    multiple=True,
+    help="SHA-256 of the public key of a relay with tls:, instead of authorities.",
+)
+@click.option(
+    "--cert",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Certificate with its key (PEM), for relays that want one.",
 )
 @click.option("--release", is_flag=True, help="Give the address back at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an event.")

@@ -46,7 +46,8 @@ class _Attempt(ClientFactory):
 
         def connection_made() -> None:
             made()
-            self.connected.callback(protocol)
+            if not self.connected.called:  # Twisted's TLS says it twice
+                self.connected.callback(protocol)
 
         protocol.connectionMade = connection_made
         return protocol

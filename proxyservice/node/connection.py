@@ -30,10 +30,12 @@ from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
+from proxyservice.net.tls_transport import channel_of
 from proxyservice.node.dial import host_port_of
 from proxyservice.node.handshake import Handshake
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.messages import Received, decode_relayed, received
+from proxyservice.node.tls import explain
 from proxyservice.streams.multiplexer import Multiplexer, Stream
 from proxyservice.streams.windows import DEFAULT_WINDOW_BYTES
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -166,7 +168,8 @@ class NodeConnection(EagerProtocol):
     def _challenge(self, message: pb.Message, frame: Frame) -> None:
         if self._handshake is None:
             return
-        proof = self._handshake.challenge_received(message, bytes(frame.body))
+        body, channel = bytes(frame.body), channel_of(self.transport)
+        proof = self._handshake.challenge_received(message, body, channel)
         self._timer.cancel()
         if proof is not None:
             self.send(Opcode.PROOF, proof)
@@ -355,7 +358,8 @@ class NodeConnection(EagerProtocol):
         self.outlet.close()
         if self.switch is not None:
             self.switch.lost("the main connection is gone")
-        error = self._error or UnreachableError("the relay closed the connection")
+        error = self._error or explain(reason, self.server)
+        error = error or UnreachableError("the relay closed the connection")
         self._error = error
         pending, self._pending = self._pending, {}
         for asked in pending.values():

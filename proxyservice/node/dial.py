@@ -7,11 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from zope.interface import implementer
 
 from proxyservice.errors import StartError
 from proxyservice.net.addresses import format_host_port
+from proxyservice.net.tls_transport import tls_factory
 from proxyservice.node.client import EagerTCPEndpoint
+from proxyservice.node.tls import TLSTrust
+
+TLS_PREFIX = "tls:"
 
 DEFAULT_PORT = 6008
 """Where a relay listens unless its operator chose otherwise."""
@@ -43,15 +49,35 @@ def host_port_of(address: Any) -> str:
     return format_host_port(host, port) if host is not None else ""
 
 
-def parse_server(server: str | Server, reactor: Any) -> Server:
-    """From what the user wrote to a `Server`. Raises StartError."""
+def parse_server(server: str | Server, reactor: Any, trust: TLSTrust | None = None) -> Server:
+    """From what the user wrote, `HOST[:PORT]` or `tls:HOST[:PORT]`. Raises StartError."""
     if isinstance(server, Server):
         return server
+    plain = server.removeprefix(TLS_PREFIX)
     try:
-        host, port = split_host_port(server, DEFAULT_PORT)
+        host, port = split_host_port(plain, DEFAULT_PORT)
     except ValueError as error:
         raise StartError(f"server {error}") from None
-    return Server(format_host_port(host, port), lambda: EagerTCPEndpoint(reactor, host, port))
+    name = format_host_port(host, port)
+    if plain == server:
+        return Server(name, lambda: EagerTCPEndpoint(reactor, host, port))
+    creator = (trust or TLSTrust()).creator(host)
+    return Server(TLS_PREFIX + name, lambda: _TLSEndpoint(reactor, host, port, creator))
+
+
+@implementer(IStreamClientEndpoint)
+class _TLSEndpoint:
+    """host:port with TLS on it; names are resolved at each attempt."""
+
+    def __init__(self, reactor: Any, host: str, port: int, creator: Any) -> None:
+        self._endpoint = EagerTCPEndpoint(reactor, host, port)
+        self._creator = creator
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        """Fire with the wrapped protocol once TCP is connected; the handshake goes on by itself."""
+        wrapped = tls_factory(self._creator, factory, is_client=True)
+        connected: Deferred[Any] = self._endpoint.connect(wrapped)
+        return connected.addCallback(lambda protocol: protocol.wrappedProtocol)
 
 
 def peer_endpoint(address: str, reactor: Any) -> IStreamClientEndpoint:

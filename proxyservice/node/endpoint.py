@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from proxyservice.errors import ProxyServiceError, StartError
 from proxyservice.net.stream_switch import StreamSwitch
-from proxyservice.node.dial import Server, parse_server
+from proxyservice.node.dial import TLS_PREFIX, Server, parse_server
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.keys import load_or_create_key
 from proxyservice.node.known_relays import KnownRelays
@@ -27,6 +27,7 @@ from proxyservice.node.lease import NodeLease
 from proxyservice.node.node import Node
 from proxyservice.node.state import KEY_FILE, KNOWN_RELAYS_FILE, state_directory
 from proxyservice.node.streams import FactoryAcceptor, Visit, tcp_address
+from proxyservice.node.tls import TLSTrust, parse_pin
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.wire import proxyservice_pb2 as pb
 
@@ -39,9 +40,9 @@ class ProxiedServerEndpoint:
 
     ``servers`` is a failover list of `HOST[:PORT]` or `Server`; ``key`` a key
     file, made on first use, by default the one in the state directory, where
-    the known relays are kept too. ``release``: give the address back when the
-    port stops listening; otherwise it stays remembered. Raises StartError for
-    servers that cannot be read.
+    the known relays are kept too. ``trust``: whose certificates are good.
+    ``release``: give the address back when the port stops listening; otherwise
+    it stays remembered. Raises StartError for servers that cannot be read.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class ProxiedServerEndpoint:
         key: Path | str | None = None,
         origin: str = "",
         release: bool = False,
+        trust: TLSTrust | None = None,
     ) -> None:
         self._reactor = reactor
-        self._servers = tuple(parse_server(server, reactor) for server in servers)
+        self._servers = tuple(parse_server(server, reactor, trust) for server in servers)
+        self._pins = trust.pins if trust is not None else ()
         self._key_file = None if key is None else Path(key).absolute()
         self._origin = origin
         self._release = release
@@ -66,7 +69,7 @@ class ProxiedServerEndpoint:
         server will have this node, ValueError when the origin listens already.
         """
         try:
-            shared = _shared_node(self._reactor, self._servers, self._key_file)
+            shared = _shared_node(self._reactor, self._servers, self._key_file, self._pins)
             lease = shared.open(self._origin, protocolFactory)
         except (StartError, ValueError) as error:
             return fail(error)
@@ -143,7 +146,9 @@ _shared_nodes: dict[_NodeKey, _SharedNode] = {}
 class _SharedNode:
     """The node of all endpoints with the same servers and key; runs while one of them listens."""
 
-    def __init__(self, key: _NodeKey, reactor: Any, servers: Sequence[Server]) -> None:
+    def __init__(
+        self, key: _NodeKey, reactor: Any, servers: Sequence[Server], pins: tuple[bytes, ...]
+    ) -> None:
         self._key = key
         self._reactor = reactor
         self.node = Node(
@@ -151,6 +156,7 @@ class _SharedNode:
             reactor=reactor,
             identity=NodeIdentity(key=load_or_create_key(key[2])),
             known_relays=KnownRelays(state_directory() / KNOWN_RELAYS_FILE),
+            trust=TLSTrust(pins=pins),
         )
         self._leases: dict[str, NodeLease] = {}
         self._listening = 0
@@ -182,13 +188,15 @@ class _SharedNode:
         return released.addCallback(lambda _: None if self._listening else self.node.stopService())
 
 
-def _shared_node(reactor: Any, servers: Sequence[Server], key_file: Path | None) -> _SharedNode:
+def _shared_node(
+    reactor: Any, servers: Sequence[Server], key_file: Path | None, pins: tuple[bytes, ...]
+) -> _SharedNode:
     """The running node, or a new one. Raises StartError."""
     key_file = key_file or state_directory() / KEY_FILE
     key = (id(reactor), tuple(server.name for server in servers), key_file)
     shared = _shared_nodes.get(key)
     if shared is None or shared.node.error is not None:
-        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers)
+        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers, pins)
     return shared
 
 
@@ -204,13 +212,20 @@ def parse_endpoint(
     servers = ":".join([options.pop("servers"), *args] if "servers" in options else args)
     key, origin = options.pop("key", None), options.pop("origin", "")
     release = _yes(options, "release")
+    names = servers.split(",")
     if _yes(options, "tls"):
-        raise ValueError("proxied: tls=yes is not supported yet")
+        names = [TLS_PREFIX + name for name in names]
+    ca, pin = options.pop("ca", None), options.pop("pin", "")
+    try:
+        pins = tuple(map(parse_pin, pin.split()))
+    except ValueError as error:
+        raise ValueError(f"proxied: {error}") from None
+    trust = TLSTrust(Path(ca).absolute() if ca else None, pins)
     if options:
         raise ValueError(f"proxied: there is no option {min(options)!r}")
     try:
         return ProxiedServerEndpoint(
-            reactor, servers.split(","), key=key, origin=origin, release=release
+            reactor, names, key=key, origin=origin, release=release, trust=trust
         )
     except ProxyServiceError as error:
         raise ValueError(f"proxied: {error}; {EXPECTED}") from None

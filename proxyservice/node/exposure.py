@@ -7,7 +7,7 @@ settings, the service, and the exit status that an error means.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from proxyservice.node.reminders import Reminders
 from proxyservice.node.state import KEY_FILE, KNOWN_RELAYS_FILE, state_directory
 from proxyservice.node.streams import Visit
 from proxyservice.node.targets import Target, parse_target
+from proxyservice.node.tls import TLSTrust, parse_pin
 from proxyservice.wire import proxyservice_pb2 as pb
 
 FAILED_STATUS = 1
@@ -62,6 +63,8 @@ class ExposeSettings:
     """`v1` or `v2`."""
     release: bool = False
     """Give the addresses back at the end."""
+    trust: TLSTrust = field(default_factory=TLSTrust)
+    """Of servers that begin with `tls:`."""
 
 
 def read_settings(
@@ -74,6 +77,9 @@ def read_settings(
     label: str = "",
     proxy_protocol: str | None = None,
     release: bool = False,
+    ca: Path | None = None,
+    pin: Sequence[str] = (),
+    cert: Path | None = None,
 ) -> ExposeSettings:
     """Check what the user wrote. Raises ValueError, or StartError for a missing home."""
     for repeated in {text for text in targets if targets.count(text) > 1}:
@@ -85,24 +91,30 @@ def read_settings(
     if len(label.encode()) > LONGEST_LABEL_BYTES or not label.isprintable():
         raise ValueError(f"a label is one line of at most {LONGEST_LABEL_BYTES} bytes")
     directory = state_directory(state_dir)
+    trust = TLSTrust(
+        None if ca is None else ca.absolute(),
+        tuple(map(parse_pin, pin)),
+        None if cert is None else cert.absolute(),
+    )
     return ExposeSettings(
         targets=tuple(parse_target(text) for text in targets),
-        servers=tuple(_server(text) for text in via),
+        servers=tuple(_server(text, trust) for text in via),
         key_file=(key or directory / KEY_FILE).absolute(),
         known_relays_file=directory / KNOWN_RELAYS_FILE,
         port=port,
         label=label,
         proxy_protocol=proxy_protocol,
         release=release,
+        trust=trust,
     )
 
 
-def _server(text: str) -> str:
-    """`HOST[:PORT]`, or `tcp:HOST:PORT` as endpoint strings have it."""
+def _server(text: str, trust: TLSTrust) -> str:
+    """`[tls:]HOST[:PORT]`, or `tcp:HOST:PORT` as endpoint strings have it."""
     if text.startswith("tcp:") and ":" in text[4:]:
         text = text[4:]
     try:
-        parse_server(text, None)
+        parse_server(text, None, trust)
     except StartError as error:
         raise ValueError(str(error)) from None
     return text
@@ -142,6 +154,7 @@ class Exposure(Service):
             identity=NodeIdentity(key=key),
             known_relays=KnownRelays(settings.known_relays_file),
             events=self._events,
+            trust=settings.trust,
         )
         reports = _TargetReports(self._events, self._reactor)
         for target in settings.targets:

@@ -1,19 +1,21 @@
 """Part B's handshake, the node's half: Hello, Challenge, Proof.
 
 It decides what to say and whether to trust; the main connection sends it.
-Binding type 1 (TLS) fits in where `NO_BINDING` is used.
+On TLS the relay is whoever holds the certificate's key, and the proof is bound
+to the connection; without TLS it is whoever was met first.
 """
 
 from __future__ import annotations
 
 import secrets
 
-from proxyservice.errors import FrameError, RefusedError
+from proxyservice.errors import FrameError, RefusedError, UntrustedError
+from proxyservice.net.tls_transport import Channel
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.known_relays import KnownRelays
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import parse_payload
-from proxyservice.wire.proof import NO_BINDING, NONCE_BYTES, Binding, proof_input, sign_proof
+from proxyservice.wire.proof import NONCE_BYTES, proof_input, sign_proof
 
 VERSION = 1
 """Highest version of part B spoken here."""
@@ -25,12 +27,18 @@ class Handshake:
     """One per main connection that speaks part B."""
 
     def __init__(
-        self, network_id: int, identity: NodeIdentity, server: str, known_relays: KnownRelays
+        self,
+        network_id: int,
+        identity: NodeIdentity,
+        server: str,
+        known_relays: KnownRelays,
+        pins: tuple[bytes, ...] = (),
     ) -> None:
         self._network_id = network_id
         self._identity = identity
         self._server = server
         self._known_relays = known_relays
+        self._pins = pins
         self._client_nonce = secrets.token_bytes(NONCE_BYTES)
         self.challenged = False
         self.hello_body = b""
@@ -45,7 +53,9 @@ class Handshake:
             initial_window=window_bytes,
         )
 
-    def challenge_received(self, message: pb.Message, body: bytes) -> pb.Proof | None:
+    def challenge_received(
+        self, message: pb.Message, body: bytes, channel: Channel
+    ) -> pb.Proof | None:
         """Check the relay and answer the Challenge that came in ``body``; None without a key.
 
         Raises FrameError, RefusedError (a version or binding we cannot speak)
@@ -57,9 +67,9 @@ class Handshake:
             raise FrameError("a Challenge that makes no sense")
         if not 0 < challenge.version <= VERSION:
             raise RefusedError(pb.REFUSAL_UNSUPPORTED, f"version {challenge.version} offered")
-        if challenge.binding_type != Binding.NONE:
-            raise RefusedError(pb.REFUSAL_UNSUPPORTED, "the relay wants TLS")
-        self._known_relays.check(self._server, challenge.relay_id)
+        if challenge.binding_type != channel.binding_type:
+            raise UntrustedError(f"{self._server} binds the proof to another kind of connection")
+        self._check_relay(challenge.relay_id, channel)
         self.challenged = True
         key = self._identity.key
         if key is None:
@@ -67,8 +77,8 @@ class Handshake:
         signed = proof_input(
             self._network_id,
             challenge.relay_id,
-            Binding.NONE,
-            NO_BINDING,
+            channel.binding_type,
+            channel.binding,
             challenge.server_nonce,
             self._client_nonce,
             self._identity.net_key,
@@ -76,3 +86,14 @@ class Handshake:
             body,
         )
         return pb.Proof(signature=sign_proof(key, signed))
+
+    def _check_relay(self, relay_id: bytes, channel: Channel) -> None:
+        """Raises UntrustedError when somebody else answers."""
+        if not channel.key_hash:
+            self._known_relays.check(self._server, relay_id)
+        elif relay_id != channel.key_hash:
+            raise UntrustedError(f"{self._server} is not the relay whose certificate it shows")
+        elif self._pins and relay_id not in self._pins:
+            raise UntrustedError(
+                f"{self._server} shows a certificate that is not pinned: {relay_id.hex()}"
+            )

@@ -28,6 +28,7 @@ from proxyservice.node.leases import NodeLeases
 from proxyservice.node.messages import Received, encode_application_message
 from proxyservice.node.peers import PeerLinks
 from proxyservice.node.streams import Acceptor, Visit
+from proxyservice.node.tls import TLSTrust
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.wire import proxyservice_pb2 as pb
 
@@ -37,7 +38,8 @@ log = Logger()
 class Node(Service):
     """Start it as a service, or with `startService`.
 
-    ``servers`` is a failover list of `HOST[:PORT]` or `Server`. An identity
+    ``servers`` is a failover list of `HOST[:PORT]`, `tls:HOST[:PORT]` or
+    `Server`; ``trust`` says which certificates are good. An identity
     with a key proves itself, and its addresses are kept for that key; by
     default the node claims a random one. ``legacy``: speak part A only, which
     every server of the deployed protocol understands; a relay that is known to
@@ -55,6 +57,7 @@ class Node(Service):
         settings: ConnectionSettings | None = None,
         events: NodeEvents | None = None,
         legacy: bool = False,
+        trust: TLSTrust | None = None,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -64,12 +67,13 @@ class Node(Service):
         self._settings = settings or ConnectionSettings()
         self._events = events or NodeEvents()
         self._legacy = legacy
+        self._pins = trust.pins if trust is not None else ()
         self._leases = NodeLeases(self.identity, self._events, reactor)
         self._peers = PeerLinks(
             lambda address: peer_endpoint(address, reactor), self._events, reactor
         )
         self._dialler = Dialler(
-            [parse_server(one, reactor) for one in servers],
+            [parse_server(one, reactor, trust) for one in servers],
             self._new_connection,
             self._give_up,
             self._events,
@@ -166,7 +170,11 @@ class Node(Service):
         handshake = None
         if not self._legacy or server.name in self._known_relays:
             handshake = Handshake(
-                self._settings.network_id, self.identity, server.name, self._known_relays
+                self._settings.network_id,
+                self.identity,
+                server.name,
+                self._known_relays,
+                self._pins,
             )
         return NodeConnection(
             server.name, self._settings, self.identity, self, handshake, self._reactor

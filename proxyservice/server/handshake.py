@@ -11,10 +11,11 @@ from typing import cast
 
 from proxyservice.errors import FrameError, RefusedError
 from proxyservice.leases.lease import Identity
+from proxyservice.net.tls_transport import Channel
 from proxyservice.streams.windows import CREDIT_LIMIT
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import parse_payload
-from proxyservice.wire.proof import NO_BINDING, NONCE_BYTES, Binding, proof_input, verify_proof
+from proxyservice.wire.proof import NONCE_BYTES, proof_input, verify_proof
 
 VERSION = 1
 """Highest version of part B spoken here."""
@@ -28,7 +29,9 @@ PROOF_SECONDS = 10.0
 class Handshake:
     """One per main connection that begins with Hello. Raises FrameError for a bad one."""
 
-    def __init__(self, network_id: int, relay_id: bytes, hello: pb.Message, body: bytes) -> None:
+    def __init__(
+        self, network_id: int, relay_id: bytes, channel: Channel, hello: pb.Message, body: bytes
+    ) -> None:
         said = cast("pb.Hello", parse_payload(hello))
         if not said.version or len(said.client_nonce) != NONCE_BYTES:
             raise FrameError("a Hello without version or client_nonce")
@@ -38,7 +41,8 @@ class Handshake:
             raise FrameError(f"a Hello with an initial window of {self.window_bytes} bytes")
         self._version = min(said.version, VERSION)
         self._network_id = network_id
-        self._relay_id = relay_id
+        self._relay_id = channel.key_hash or relay_id
+        self._channel = channel
         self._net_key = hello.sender.net_key
         self._client_nonce = said.client_nonce
         self._hello_body = body
@@ -56,7 +60,7 @@ class Handshake:
             version=self._version,
             server_nonce=self._server_nonce,
             relay_id=self._relay_id,
-            binding_type=Binding.NONE,
+            binding_type=self._channel.binding_type,
             valid_for_ms=int(PROOF_SECONDS * 1000),
         )
 
@@ -72,8 +76,8 @@ class Handshake:
         signed = proof_input(
             self._network_id,
             self._relay_id,
-            Binding.NONE,
-            NO_BINDING,
+            self._channel.binding_type,
+            self._channel.binding,
             self._server_nonce,
             self._client_nonce,
             self._net_key,

@@ -25,6 +25,7 @@ from proxyservice.net.eager import RECEIVE_BYTES, EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
+from proxyservice.net.tls_transport import channel_of
 from proxyservice.server.answers import Answers
 from proxyservice.server.handshake import Handshake
 from proxyservice.server.node_leases import LeaseRequest, NodeLeases
@@ -195,7 +196,8 @@ class MainConnection(EagerProtocol):
 
     def _hello(self, message: pb.Message, body: bytes) -> None:
         settings = self.factory.settings
-        handshake = Handshake(settings.network_id, settings.relay_id, message, body)
+        channel = channel_of(self.transport)
+        handshake = Handshake(settings.network_id, settings.relay_id, channel, message, body)
         self.handshake = handshake
         frame = self.answer(Opcode.CHALLENGE, handshake.challenge())
         handshake.challenged(frame[HEADER_BYTES:], self.factory.now())

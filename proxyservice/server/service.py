@@ -20,11 +20,16 @@ from proxyservice.errors import StartError
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.eager import EagerServer
+from proxyservice.net.tls_transport import tls_factory
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.ports import BACKLOG, ProxyPorts
+from proxyservice.server.tls import ServerCertificate
 
 TICK_SECONDS = 0.25
 """How exactly deadlines are kept; the shortest is one second."""
+
+TLS_PREFIX = "tls:"
+"""In front of the endpoint string of a main port: TLS on it."""
 
 DESCRIPTORS_BESIDE_NODES = 64
 """Log, store, epoll and some room."""
@@ -77,6 +82,7 @@ class ProxyService(Service):
         deadlines: Deadlines,
         lock: StateLock,
         port_range: range,
+        certificate: ServerCertificate | None = None,
     ) -> None:
         self._reactor = reactor
         self._endpoints = endpoints
@@ -86,6 +92,7 @@ class ProxyService(Service):
         self._deadlines = deadlines
         self._lock = lock
         self._port_range = port_range
+        self._certificate = certificate  # for endpoints that begin with `tls:`
         self._main_ports: list[Any] = []
         self._tick: Any = None
 
@@ -108,7 +115,11 @@ class ProxyService(Service):
         self._announce()
 
     def _listen(self, description: str) -> None:
-        listening = serverFromString(self._reactor, description).listen(self._factory)
+        plain = description.removeprefix(TLS_PREFIX)
+        factory: Any = self._factory
+        if plain != description:
+            factory = tls_factory(self._certificate, factory, is_client=False)
+        listening = serverFromString(self._reactor, plain).listen(factory)
         outcome: list[Any] = []
         listening.addBoth(outcome.append)
         port: Any = outcome[0] if outcome else None

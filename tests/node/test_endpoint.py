@@ -61,7 +61,8 @@ def test_keywords_as_written() -> None:
         ("servers=a,,b", "is no HOST"),
         ("a:colour=red", "no option 'colour'"),
         ("a:release=maybe", "neither yes nor no"),
-        ("a:tls=yes", "not supported yet"),
+        ("a:tls=yes:pin=00", "is no pin"),
+        ("a:tls=yes:ca=/nonexistent", "cannot read /nonexistent"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(text: str, reason: str) -> None:

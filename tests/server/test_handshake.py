@@ -600,8 +600,9 @@ def test_a_body_of_hello_is_signed_as_sent(relay: MemoryRelay) -> None:
 
 
 def test_errors_of_the_handshake_are_declared_ones(relay: MemoryRelay) -> None:
+    from proxyservice.net.tls_transport import Channel
     from proxyservice.server.handshake import Handshake
 
     message = pb.Message(opcode=Opcode.HELLO, message=b"\xff\xff")
     with pytest.raises(FrameError):
-        Handshake(NET, RELAY_ID, message, b"")
+        Handshake(NET, RELAY_ID, Channel(), message, b"")

@@ -1,0 +1,104 @@
+"""TLS below a main connection: what its outlet asks of a transport, asked of the one underneath.
+
+Twisted does the TLS; this adds how much waits to leave, and the channel that a
+proof is bound to (RFC 9266). Small frames are gathered by `Outlet`, so nothing
+is delayed here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from OpenSSL import SSL
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+
+from proxyservice.wire.proof import BINDING_BYTES, NO_BINDING, Binding
+
+EXPORTER_LABEL = b"EXPORTER-Channel-Binding"
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What a proof on one connection is bound to; `key_hash` names the server's certificate key."""
+
+    binding_type: int = Binding.NONE
+    binding: bytes = NO_BINDING
+    key_hash: bytes = b""  # SHA-256 of its SubjectPublicKeyInfo; empty without TLS
+
+
+def channel_of(transport: Any) -> Channel:
+    """The channel of a main connection's transport, once its handshake is done."""
+    return transport.channel() if isinstance(transport, TLSTransport) else Channel()
+
+
+def key_hash(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of the certificate's SubjectPublicKeyInfo: what nodes pin."""
+    public = certificate.public_key()
+    return sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+class TLSTransport(TLSMemoryBIOProtocol):
+    """Made by `tls_factory`; a transport for `MainConnection` and `NodeConnection`."""
+
+    transport: Any
+    factory: _TLSFactory
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait here or underneath; encrypted ones count with what TLS adds."""
+        return sum(map(len, self._appSendBuffer)) + int(self.transport.queued_bytes)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that the kernel took, in all."""
+        return int(self.transport.sent_bytes)
+
+    @property
+    def high_bytes(self) -> int:
+        """As of the transport underneath."""
+        return int(self.transport.high_bytes)
+
+    @high_bytes.setter
+    def high_bytes(self, value: int) -> None:
+        self.transport.high_bytes = value
+
+    def socket_handle(self) -> Any:
+        """The socket underneath; `getHandle` of Twisted's TLS is OpenSSL's connection."""
+        return self.transport.getHandle()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Encrypt and send; a view is valid during the call only."""
+        super().write(memoryview(data))
+
+    def _bufferedWrite(self, octets: bytes | memoryview) -> None:
+        super()._bufferedWrite(bytes(octets))
+
+    def channel(self) -> Channel:
+        """The exporter value of this connection, and whose certificate it shows."""
+        connection: SSL.Connection = self._tlsConnection
+        exported = connection.export_keying_material(EXPORTER_LABEL, BINDING_BYTES, b"")
+        shown = (
+            connection.get_peer_certificate()
+            if self.factory.is_client
+            else connection.get_certificate()
+        )
+        assert shown is not None, "TLS without the server's certificate"
+        return Channel(Binding.TLS_EXPORTER, exported, key_hash(shown.to_cryptography()))
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    protocol = TLSTransport
+    noisy = False
+
+    def __init__(self, creator: Any, wrapped: Any, *, is_client: bool) -> None:
+        super().__init__(creator, is_client, wrapped)
+        self.is_client = is_client
+
+
+def tls_factory(creator: Any, wrapped: Any, *, is_client: bool) -> TLSMemoryBIOFactory:
+    """Wrap a factory; ``creator`` makes OpenSSL connections as Twisted has it."""
+    return _TLSFactory(creator, wrapped, is_client=is_client)

@@ -1,0 +1,295 @@
+"""TLS below main connections: whose certificate is good, what a proof is bound to, new files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from proxyservice.errors import RefusedError, UntrustedError
+from proxyservice.net.tls_transport import Channel, key_hash
+from proxyservice.node.handshake import Handshake as NodeHandshake
+from proxyservice.node.identity import NodeIdentity
+from proxyservice.node.known_relays import KnownRelays
+from proxyservice.server.handshake import Handshake
+from proxyservice.wire import proxyservice_pb2 as pb
+from tests.node.processes import SCRIPTS, EchoServer, Program, visit, wait_until
+
+NET = 7
+RELAY_ID = bytes(32)
+
+
+class Authority:
+    """Signs certificates for loopback; `pem` is its own."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory, self._name = directory, name
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        own = self._builder(self._subject, self._key.public_key())
+        own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self.pem = directory / f"{name}.pem"
+        signed = own.sign(self._key, hashes.SHA256())
+        self.pem.write_bytes(signed.public_bytes(Encoding.PEM))
+
+    def _builder(
+        self, subject: x509.Name, public: ec.EllipticCurvePublicKey, days: int = 9
+    ) -> x509.CertificateBuilder:
+        now = datetime.now(timezone.utc)
+        return (
+            x509.CertificateBuilder(self._subject, subject, public, x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=10))
+            .not_valid_after(now + timedelta(days=days))
+        )
+
+    def issue(self, name: str, *, host: str = "127.0.0.1", days: int = 9) -> tuple[Path, Path, str]:
+        """Files of a certificate and its key, and the hash to pin."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
+        builder = self._builder(subject, key.public_key(), days).add_extension(names, False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        files = self._directory / f"{name}.crt", self._directory / f"{name}.key"
+        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+        files[1].write_bytes(secret)
+        return *files, key_hash(certificate).hex()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "authority")
+
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[Program]]:
+    programs: list[Program] = []
+    yield programs
+    for program in programs:
+        program.kill()
+        said = program.stdout + program.stderr
+        assert "Traceback" not in said, said
+        assert "Unhandled" not in said, said
+
+
+def serve(
+    started: list[Program], directory: Path, port: int, files: tuple[Path, Path, str], *more: object
+) -> Program:
+    low = 25000 + os.getpid() % 1000 * 4
+    program = Program(
+        directory / "relay",
+        *(SCRIPTS / "twistd", "-n", "--pidfile=", "proxyservice", "--state-dir", "state"),
+        *("--listen", f"tls:tcp:{port}:interface=127.0.0.1", "--ports", f"{low}-{low + 3}"),
+        *("--tls-cert", files[0], "--tls-key", files[1], *more),
+    )
+    started.append(program)
+    program.wait_for("started: .*")
+    return program
+
+
+def expose(
+    started: list[Program], directory: Path, target: int, port: int, *more: object
+) -> Program:
+    name = f"node{len(started)}"
+    program = Program(
+        directory / name,
+        *(SCRIPTS / "proxyservice", "expose", target, "--via", f"tls:127.0.0.1:{port}"),
+        *("--key", directory / name / "key", *more),
+        STATE_DIRECTORY=str(directory / name),
+    )
+    started.append(program)
+    return program
+
+
+@pytest.mark.process
+def test_an_authority_or_a_pin_is_enough_and_bytes_arrive_whole(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    files = authority.issue("relay")
+    serve(started, tmp_path, free_port, files)
+    said = os.urandom(8 << 20)
+    with EchoServer() as echo:
+        for trust in (("--ca", authority.pem), ("--pin", "00" * 32, "--pin", files[2])):
+            node = expose(started, tmp_path, echo.port, free_port, *trust)
+            address = node.wait_for(r"exposed \d+ at (\S+)")[1]
+            digests = [hashlib.sha256(data).digest() for data in (said, visit(address, said))]
+            assert digests[0] == digests[1]
+            assert node.end() == 0
+
+
+@pytest.mark.process
+def test_who_is_not_trusted_is_told_apart_and_final(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    serve(started, tmp_path, free_port, authority.issue("relay"))
+    stranger = Authority(tmp_path, "stranger")
+    for trust, reason in (
+        ((), "is not trusted"),
+        (("--ca", stranger.pem), "is not trusted"),
+        (("--pin", "11" * 32), "is not pinned"),
+    ):
+        node = expose(started, tmp_path, 1, free_port, *trust)
+        assert node.ended() == 1
+        assert node.stdout == ""
+        assert reason in node.stderr
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("wrong", [{"host": "127.0.0.2"}, {"days": -1}])
+def test_a_certificate_for_another_name_or_of_the_past_is_refused(
+    wrong: dict[str, object],
+    tmp_path: Path,
+    authority: Authority,
+    started: list[Program],
+    free_port: int,
+) -> None:
+    serve(started, tmp_path, free_port, authority.issue("relay", **wrong))  # type: ignore[arg-type]
+    node = expose(started, tmp_path, 1, free_port, "--ca", authority.pem)
+    assert node.ended() == 1
+    assert "certificate" in node.stderr
+
+
+@pytest.mark.process
+def test_tls_1_2_is_refused_and_a_client_authority_wants_certificates(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    relay = authority.issue("relay")
+    serve(started, tmp_path, free_port, relay, "--tls-client-ca", authority.pem)
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        socket.create_connection(("127.0.0.1", free_port), timeout=10) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        old.wrap_socket(plain)
+    certificate, key, _ = authority.issue("node")
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificate.read_bytes() + key.read_bytes())
+    with EchoServer() as echo:
+        without = expose(started, tmp_path, echo.port, free_port, "--ca", authority.pem)
+        assert without.ended() == 1
+        shown = ("--ca", authority.pem, "--cert", both)
+        node = expose(started, tmp_path, echo.port, free_port, *shown)
+        assert visit(node.wait_for(r"exposed \d+ at (\S+)")[1], b"hello") == b"hello"
+
+
+@pytest.mark.process
+def test_new_files_serve_new_connections_and_leave_old_ones_alone(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    first = authority.issue("relay")
+    relay = serve(started, tmp_path, free_port, first)
+    with EchoServer() as echo:
+        node = expose(started, tmp_path, echo.port, free_port, "--pin", first[2])
+        address = node.wait_for(r"exposed \d+ at (\S+)")[1]
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=15) as visitor:
+            visitor.sendall(b"before")
+            assert visitor.recv(6, socket.MSG_WAITALL) == b"before"
+            second = authority.issue("relay")
+            relay.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: "was read again" in relay.stdout)
+            visitor.sendall(b"after")
+            assert visitor.recv(5, socket.MSG_WAITALL) == b"after"
+            other = expose(started, tmp_path, echo.port, free_port, "--pin", second[2])
+            other.wait_for(r"exposed \d+ at (\S+)")
+            first[1].write_text("no key")
+            relay.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: "the old certificate stays in use" in relay.stdout)
+            visitor.sendall(b"still")
+            assert visitor.recv(5, socket.MSG_WAITALL) == b"still"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--listen", "tls:tcp:1"],
+        ["--tls-cert", "nothing.pem", "--tls-key", "nothing.pem", "--listen", "tls:tcp:1"],
+        ["--tls-cert", "authority.pem", "--tls-key", "authority.pem", "--listen", "tls:tcp:1"],
+        ["--tls-cert", "relay.crt", "--tls-key", "other.key", "--listen", "tls:tcp:1"],
+        ["--tls-cert", "relay.crt", "--tls-key", "relay.key"],
+    ],
+)
+def test_files_that_cannot_be_used_end_the_start_in_one_line(
+    options: list[str], tmp_path: Path, authority: Authority
+) -> None:
+    authority.issue("relay")
+    authority.issue("other")
+    command = (SCRIPTS / "twistd", "-n", "--pidfile=", "proxyservice", "--state-dir", "state")
+    program = Program(tmp_path, *command, *options)
+    assert program.ended() in (1, 2)
+    assert len(program.stderr.splitlines()) == 1, program.stderr
+    assert program.stdout == ""
+
+
+# --------------------------------------------------------------- what a proof is bound to
+
+
+def both_halves(
+    node_channel: Channel, server_channel: Channel, pins: tuple[bytes, ...] = ()
+) -> bool:
+    """A handshake whose ends see these channels; whether the server takes the proof."""
+    identity = NodeIdentity(Ed25519PrivateKey.generate())
+    node = NodeHandshake(NET, identity, "relay", KnownRelays(), pins)
+    hello = pb.Message(message=node.hello(1).SerializeToString(), sender=identity.sender, opcode=32)
+    node.hello_body = hello.SerializeToString()
+    server = Handshake(NET, RELAY_ID, server_channel, hello, node.hello_body)
+    challenge = pb.Message(message=server.challenge().SerializeToString(), opcode=33)
+    server.challenged(challenge.SerializeToString(), 0.0)
+    proof = node.challenge_received(challenge, challenge.SerializeToString(), node_channel)
+    assert proof is not None
+    message = pb.Message(message=proof.SerializeToString(), sender=identity.sender, opcode=34)
+    try:
+        return server.prove(message, 1.0).proved
+    except RefusedError as error:
+        assert error.code == pb.REFUSAL_UNAUTHENTICATED
+        return False
+
+
+CERTIFICATE, OTHER_CERTIFICATE = bytes([1]) * 32, bytes([2]) * 32
+TLS = Channel(1, bytes([3]) * 32, CERTIFICATE)
+
+
+def test_one_channel_is_proved() -> None:
+    assert both_halves(TLS, TLS)
+    assert both_halves(Channel(), Channel())
+
+
+def test_a_proof_does_not_pass_from_one_connection_to_another() -> None:
+    """Somebody who ends TLS in between has two connections, whose exporter values differ."""
+    assert not both_halves(Channel(1, bytes([4]) * 32, CERTIFICATE), TLS)
+
+
+@pytest.mark.parametrize(
+    ("node", "server", "pins"),
+    [
+        (Channel(1, TLS.binding, OTHER_CERTIFICATE), TLS, ()),  # the certificate was another's
+        (TLS, Channel(), ()),  # no binding on TLS
+        (Channel(), TLS, ()),  # and none expected
+        (TLS, TLS, (OTHER_CERTIFICATE,)),
+    ],
+)
+def test_a_node_proves_nothing_to_who_is_not_the_relay(
+    node: Channel, server: Channel, pins: tuple[bytes, ...]
+) -> None:
+    with pytest.raises(UntrustedError):
+        both_halves(node, server, pins)
