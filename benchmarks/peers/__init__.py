@@ -8,7 +8,7 @@ from benchmarks.peers.chisel import Chisel
 from benchmarks.peers.direct import Direct
 from benchmarks.peers.frp import Frp
 from benchmarks.peers.haproxy import Haproxy
-from benchmarks.peers.proxyservice import ProxyService
+from benchmarks.peers.proxyservice import ProxyService, ProxyServiceTLS
 from benchmarks.peers.rathole import Rathole
 from benchmarks.peers.socat import Socat
 from benchmarks.peers.ssh import Ssh
@@ -24,6 +24,7 @@ ALL: tuple[type[Peer], ...] = (
     Chisel,
     Ssh,
     ProxyService,
+    ProxyServiceTLS,
 )
 
 __all__ = ["ALL", "Peer"]

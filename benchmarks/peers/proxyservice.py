@@ -8,8 +8,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from datetime import datetime, timedelta, timezone
+from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from cryptography.x509.oid import NameOID
 
 from benchmarks.origin import Ports
 from benchmarks.peers.base import Peer
@@ -59,9 +72,14 @@ class ProxyService(Peer):
         self.server_end.append(process)
         return control
 
+    def _trust(self) -> list[str]:
+        """What a node needs to know of the server."""
+        return []
+
     def _expose(self, control: str, target: Ports, name: str) -> Ports:
         targets = [f"{target.host}:{port}" for _, port in target.each()]
         command = [str(BESIDE_PYTHON / "proxyservice"), "expose", *targets, "--via", control]
+        command += self._trust()
         # a key and known relays of its own, away from those of whoever runs this
         state = {"STATE_DIRECTORY": str(self.scene.directory / f"{name}-{free_port()}")}
         node = self.scene.start(self.scene.node, name, command, state)
@@ -71,14 +89,53 @@ class ProxyService(Peer):
         return Ports(self.scene.relay.address, *(public[text] for text in targets))
 
 
-def start_server(scene: Scene, lease_ports: int, *options: str) -> tuple[Process, str]:
+class ProxyServiceTLS(ProxyService):
+    """The same with TLS 1.3 on the main connection, the server's key pinned."""
+
+    name = "proxyservice TLS"
+    options = "TLS 1.3 between server and node; else as proxyservice"
+
+    def _serve(self) -> str:
+        file, self._pin = _certificate(self.scene.directory)
+        process, control = start_server(
+            self.scene, LEASE_PORTS, "--tls-cert", file, "--tls-key", file, tls=True
+        )
+        self.server_end.append(process)
+        return f"tls:{control}"
+
+    def _trust(self) -> list[str]:
+        return ["--pin", self._pin]
+
+
+def _certificate(directory: Path) -> tuple[str, str]:
+    """A throw-away certificate with its key in one file, and the hash of its public key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "relay")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    file = directory / f"relay-{free_port()}.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(certificate.public_bytes(Encoding.PEM) + secret)
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return str(file), sha256(public).hexdigest()
+
+
+def start_server(
+    scene: Scene, lease_ports: int, *options: str, tls: bool = False
+) -> tuple[Process, str]:
     """Start a server with a fresh state directory; it, and its main port as ``host:port``."""
     side, port = scene.relay, free_port()
     low = _lease_range(lease_ports)
     state = scene.directory / f"state-{port}"
     state.mkdir()
     command = [str(BESIDE_PYTHON / "twistd"), "-n", "--pidfile", "", "proxyservice"]
-    command += ["--listen", f"tcp:{port}:interface={side.address}"]
+    prefix = "tls:" if tls else ""
+    command += ["--listen", f"{prefix}tcp:{port}:interface={side.address}"]
     command += ["--ports", f"{low}-{low + lease_ports - 1}", "--state-dir", str(state), *options]
     if not ip_address(side.address).is_loopback:
         command += ["--trusted-sources", f"{scene.relay.address},{scene.node.address}"]
