@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
 from twisted.python import usage
 
 from proxyservice.errors import StartError
@@ -26,6 +27,7 @@ from proxyservice.process import (
     on_hangup,
     prepare_reactor,
 )
+from proxyservice.server.claims import Claimed
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.ports import ProxyPorts
@@ -35,6 +37,8 @@ from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.tls import ServerCertificate
 from proxyservice.state import state_directory
 from proxyservice.units import parse_duration, parse_port_range, parse_size
+
+log = Logger()
 
 MAX_FRAME_LIMIT_BYTES = 1 << 30
 """Above this one frame could hold more memory than the service should ever use."""
@@ -81,6 +85,13 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
         raise ValueError(f"{error}; write networks as 10.0.0.0/8,fd00::/8, or none") from None
 
 
+def _claimed(text: str) -> Claimed:
+    try:
+        return Claimed(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is none of allow, local and deny") from None
+
+
 def _max_frame(text: str) -> int:
     size = parse_size(text)
     if size > MAX_FRAME_LIMIT_BYTES:
@@ -102,11 +113,17 @@ _CHECKS: dict[str, Callable[[str], Any]] = {
     "proved-ttl": parse_duration,
     "keepalive": parse_duration,
     "trusted-sources": _networks,
+    "claimed": _claimed,
     "max-frame": _max_frame,
     "inflate-check": _inflate_check,
 }
 """From what was typed to what is meant; an empty value stands for the default."""
 
+
+CLAIMS_ALLOWED = (
+    "nodes that prove no key are let in, as deployed ones need it; --claimed deny keeps them out, "
+    "--claimed allow says that this is meant"
+)
 
 TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
 
@@ -127,6 +144,7 @@ class Options(PluginOptions):
         ["proved-ttl", None, "30d", "How long a proved address is kept if there is room."],
         ["keepalive", None, "15s", "Interval told to nodes."],
         ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
+        ["claimed", None, "", "Nodes without proof: allow, local, deny. [default: allow]"],
         ["tls-cert", None, "", "Certificate chain (PEM) of endpoints like tls:tcp:6009."],
         ["tls-key", None, "", "Its key (PEM). Both are read again on SIGHUP."],
         ["tls-client-ca", None, "", "Authorities (PEM) that nodes need a certificate of."],
@@ -209,6 +227,11 @@ def make_state_directory(option: str) -> Path:
     return directory
 
 
+def _default_claimed(options: Options) -> Claimed:
+    """Where nodes have to show more than a proof, a claim is not enough."""
+    return Claimed.DENY if options["tls-client-ca"] else Claimed.ALLOW
+
+
 def makeService(options: Options) -> Service:
     """Wire the service; nothing is opened before it starts."""
     from twisted.internet import reactor
@@ -229,6 +252,7 @@ def makeService(options: Options) -> Service:
         public_host=options["public-host"],
         node_address=options["node-address"],
         keepalive_seconds=options["keepalive"],
+        claimed=options["claimed"] or _default_claimed(options),
         trusted_sources=options["trusted-sources"],
         times=times,
         limits=ServiceLimits(
@@ -252,6 +276,8 @@ def makeService(options: Options) -> Service:
     if certificate is not None:
         reactor.callWhenRunning(on_hangup, reactor, certificate.reload)
     services.append(service)
+    if not options["claimed"] and settings.claimed is Claimed.ALLOW:
+        reactor.callWhenRunning(log.warn, CLAIMS_ALLOWED)
     reactor.callWhenRunning(exit_cleanly_on_signals, reactor)
     pidfile = (getattr(options, "parent", None) or {}).get("pidfile")
     return ExplainedStart(service, "proxyservice", pidfile)

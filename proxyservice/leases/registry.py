@@ -125,6 +125,11 @@ class LeaseRegistry(Service):
             return None
         return lease, self._holders.get(lease.owner)
 
+    def live(self, owner: Owner) -> tuple[Lease, Holder] | None:
+        """The lease of an owner and who holds it; None while nobody does."""
+        lease, holder = self._table.of_owner(owner), self._holders.get(owner)
+        return None if lease is None or holder is None else (lease, holder)
+
     # -------------------------------------------------------------- granting
 
     @inlineCallbacks

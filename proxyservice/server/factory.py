@@ -22,6 +22,7 @@ from proxyservice.net.outlet import Outlet
 from proxyservice.server.main import MainConnection
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.settings import ServiceSettings
+from proxyservice.server.takeover import Takeovers
 from proxyservice.wire.relay_check import RelayScanner
 
 log = Logger()
@@ -43,6 +44,7 @@ class MainFactory(Factory):
         self.deadlines = deadlines
         self.now = now
         self.settings = settings
+        self.takeovers = Takeovers(registry, deadlines, now)
         self.connections: set[MainConnection] = set()
         self._warned = False
         self._strangers: OrderedDict[MainConnection, None] = OrderedDict()

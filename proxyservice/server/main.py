@@ -169,8 +169,8 @@ class MainConnection(EagerProtocol):
     def _proxy_request(self, message: pb.Message) -> None:
         request = cast("pb.ProxyRequest", parse_payload(message))
         sender = message.sender
-        if self.identity is None:
-            self._identified(Identity(False, sender.net_key, sender.connection_id))
+        if self.identity is None and not self._claims(sender):
+            return
         self._check_identity(sender)
         if self.handshake is None:
             self.leases.request(LeaseRequest.part_a(request))
@@ -182,6 +182,16 @@ class MainConnection(EagerProtocol):
             self.leases.request(asked)
         except RefusedError as error:
             self.refuse_request(error, message.request_nonce)
+
+    def _claims(self, sender: pb.ID) -> bool:
+        """A ProxyRequest without a proof before it: whether that is enough here."""
+        try:
+            self.factory.settings.claimed.check(self.source)
+        except RefusedError as error:
+            self.refuse(error)
+            return False
+        self._identified(Identity(False, sender.net_key, sender.connection_id))
+        return True
 
     def _check_identity(self, sender: pb.ID) -> None:
         identity = self.identity

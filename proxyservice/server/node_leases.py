@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
@@ -104,6 +105,11 @@ class NodeLeases:
         self._owed: list[Callable[[], object]] = []  # answers that wait for a grant, in order
 
     @property
+    def connection(self) -> MainConnection:
+        """Whose leases they are."""
+        return self._connection
+
+    @property
     def any(self) -> bool:
         """A lease is held, or asked for."""
         return bool(self._holdings)
@@ -165,7 +171,15 @@ class NodeLeases:
         holding.waiting.append(request)
         before, holding.grant = holding.grant, None
         self._pending += 1
-        granted = self._factory.registry.acquire(
+        allowed = self._factory.takeovers.may_take(holding.owner, self)
+        granted: Deferred[Grant] = allowed.addCallback(lambda _: self._acquire(holding, request))
+        granted.addCallbacks(self._granted, self._refused, (holding,), {}, (holding, before), {})
+        granted.addErrback(self._connection.broken)
+
+    def _acquire(self, holding: _Holding, request: LeaseRequest) -> Deferred[Grant]:
+        if self._holdings.get(holding.owner.origin) is not holding:
+            raise RefusedError(pb.REFUSAL_SUPERSEDED, "the request is over")  # nobody hears it
+        return self._factory.registry.acquire(
             holding.owner,
             self,
             self._connection.source,
@@ -173,8 +187,6 @@ class NodeLeases:
             label=request.label,
             limits=self._factory.quota(self._connection),
         )
-        granted.addCallbacks(self._granted, self._refused, (holding,), {}, (holding, before), {})
-        granted.addErrback(self._connection.broken)
 
     def _granted(self, grant: Grant, holding: _Holding) -> None:
         self._pending -= 1
@@ -197,8 +209,9 @@ class NodeLeases:
         holding.grant = before
         if before is None:
             del self._holdings[holding.owner.origin]
+        left_without = error.code == pb.REFUSAL_SUPERSEDED and not self._holdings
         for request in requests:
-            if request.nonce is None:
+            if request.nonce is None or left_without:
                 self._connection.refuse(error)
                 return
             self._connection.refuse_request(error, request.nonce)

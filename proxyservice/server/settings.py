@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from proxyservice.leases.lease import LeaseQuota, LeaseTimes
+from proxyservice.server.claims import Claimed
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.streams.multiplexer import STREAMS_LIMIT
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -27,6 +28,7 @@ class ServiceSettings:
     public_host: str = ""  # empty: the local address of the main connection
     node_address: str = ""  # empty: the accepted socket's local address
     keepalive_seconds: float = 15.0
+    claimed: Claimed = Claimed.ALLOW
     quota: LeaseQuota = field(default_factory=LeaseQuota)
     trusted_sources: tuple[IPv4Network | IPv6Network, ...] = LOOPBACK
     times: LeaseTimes = field(default_factory=LeaseTimes)

@@ -100,9 +100,9 @@ class RunningService:
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self._process.pid}/fd"))
 
-    def connect(self, port: int = 0, timeout: float = 10.0) -> socket.socket:
-        """A connection to the main port, or to another."""
-        return socket.create_connection((HOST, port or self.port), timeout)
+    def connect(self, port: int = 0, timeout: float = 10.0, source: str = "") -> socket.socket:
+        """A connection to the main port, or to another; `source` is one of 127.0.0.0/8."""
+        return socket.create_connection((HOST, port or self.port), timeout, (source, 0))
 
     def _listens(self) -> bool:
         assert self.alive, self.log

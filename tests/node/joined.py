@@ -172,8 +172,10 @@ class Joined:
     end = End
     """What kind of transport both get."""
 
-    def __init__(self, client: Any, server: Any, kernel_bytes: int = 1 << 20) -> None:
-        here = IPv4Address("TCP", "127.0.0.1", 40000)
+    def __init__(
+        self, client: Any, server: Any, kernel_bytes: int = 1 << 20, source: str = "127.0.0.1"
+    ) -> None:
+        here = IPv4Address("TCP", source, 40000)
         there = IPv4Address("TCP", "127.0.0.1", 6008)
         self.client = self.end(kernel_bytes, here, there)
         self.server = self.end(kernel_bytes, there, here)

@@ -76,18 +76,18 @@ class MemoryRelay:
         self.pairs: list[Joined] = []
         self._visitors = 0
 
-    def node(self, seed: int | bytes = 1, **options: Any) -> RawNode:
+    def node(self, seed: int | bytes = 1, *, source: str = "127.0.0.1", **options: Any) -> RawNode:
         """A connected node with a key made from this number."""
         node = RawNode(self, seed, **options)
-        self.connect(node)
+        self.connect(node, source=source)
         return node
 
-    def connect(self, node: Any) -> Joined:
-        """A main connection for this protocol."""
-        return self._joined(node, self.factory.buildProtocol(None))
+    def connect(self, node: Any, **options: Any) -> Joined:
+        """A main connection for this protocol; `source` is where it comes from."""
+        return self._joined(node, self.factory.buildProtocol(None), **options)
 
-    def _joined(self, client: Any, server: Any) -> Joined:
-        pair = self._join(client, server, self._kernel_bytes)
+    def _joined(self, client: Any, server: Any, **options: Any) -> Joined:
+        pair = self._join(client, server, self._kernel_bytes, **options)
         self.pairs.append(pair)
         return pair
 
