@@ -85,6 +85,10 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
         raise ValueError(f"{error}; write networks as 10.0.0.0/8,fd00::/8, or none") from None
 
 
+def _duration_or_none(text: str) -> float:
+    return 0.0 if text in ("0", "0s") else parse_duration(text)
+
+
 def _claimed(text: str) -> Claimed:
     try:
         return Claimed(text)
@@ -112,6 +116,7 @@ _CHECKS: dict[str, Callable[[str], Any]] = {
     "lease-ttl": parse_duration,
     "proved-ttl": parse_duration,
     "keepalive": parse_duration,
+    "drain": _duration_or_none,
     "trusted-sources": _networks,
     "claimed": _claimed,
     "max-frame": _max_frame,
@@ -143,6 +148,7 @@ class Options(PluginOptions):
         ["lease-ttl", None, "180m", "How long an address is remembered: 90s, 15m, 3h."],
         ["proved-ttl", None, "30d", "How long a proved address is kept if there is room."],
         ["keepalive", None, "15s", "Interval told to nodes."],
+        ["drain", None, "30s", "How long a stop lets open visitors finish; 0: not at all."],
         ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
         ["claimed", None, "", "Nodes without proof: allow, local, deny. [default: allow]"],
         ["tls-cert", None, "", "Certificate chain (PEM) of endpoints like tls:tcp:6009."],
@@ -272,6 +278,7 @@ def makeService(options: Options) -> Service:
         lock,
         options["ports"],
         certificate,
+        options["drain"],
     )
     if certificate is not None:
         reactor.callWhenRunning(on_hangup, reactor, certificate.reload)

@@ -95,10 +95,12 @@ class ConnectionOwner(Interface):
     def visited(self, opening: pb.StreamOpen, switch: StreamSwitch, stream: Stream) -> None:
         """A visitor has come to a stream lease (part B); the stream wants a local end."""
 
-    def lease_lost(self, request_nonce: int, error: RefusedError) -> None:
+    def lease_lost(
+        self, connection: NodeConnection, request_nonce: int, error: RefusedError
+    ) -> None:
         """The lease that this request got is held no more (part B)."""
 
-    def draining(self, hint: pb.Draining) -> None:
+    def draining(self, connection: NodeConnection, hint: pb.Draining) -> None:
         """The server is about to stop."""
 
     def connection_ended(self, connection: NodeConnection, error: ProxyServiceError) -> None:
@@ -287,14 +289,14 @@ class NodeConnection(EagerProtocol):
         error = RefusedError(refusal.code, reason, refusal.retry_after_ms / 1000)
         asked = self._pending.pop(message.request_nonce, None)
         if asked is None and message.request_nonce:
-            self._owner.lease_lost(message.request_nonce, error)
+            self._owner.lease_lost(self, message.request_nonce, error)
         elif asked is None:
             self.end(error)
         elif not asked.called:
             asked.errback(Failure(error))
 
     def _drain(self, message: pb.Message, frame: Frame) -> None:
-        self._owner.draining(cast("pb.Draining", parse_payload(message)))
+        self._owner.draining(self, cast("pb.Draining", parse_payload(message)))
 
     # ------------------------------------------------------------- bytes out
 

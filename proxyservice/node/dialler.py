@@ -26,6 +26,9 @@ from proxyservice.wire import proxyservice_pb2 as pb
 SETTLED_SECONDS = 10.0
 """A connection that held its lease for so long was a good one: retries count from 0 again."""
 
+RESTART_DELAY_SECONDS = 2.0
+"""Longest delay between attempts while a server that said so restarts."""
+
 CONNECT_SECONDS = 10.0
 """A host that answers at all has answered by then, two lost packets included."""
 
@@ -43,7 +46,10 @@ log = Logger()
 
 
 class Dialler:
-    """One connection at a time, made by ``build`` for the server that is its turn."""
+    """One connection at a time, made by ``build`` for the server that is its turn.
+
+    Beside it those whose servers are about to stop, until they are closed.
+    """
 
     def __init__(
         self,
@@ -64,9 +70,10 @@ class Dialler:
         self._timer: Any = None
         self._running = False
         self._connection: NodeConnection | None = None
+        self._leaving: set[NodeConnection] = set()
         self._closed: Deferred[None] | None = None
-        self.not_before_seconds = 0.0
-        """A server that is going away named this delay for the next attempt."""
+        self._back_at: dict[str, float] = {}  # when a server that stopped wants to be dialled
+        self._restarts_until = 0.0  # until then one of them is worth being asked often
 
     def start(self) -> None:
         """Dial the first server."""
@@ -81,11 +88,13 @@ class Dialler:
             self._timer.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
-        if self._connection is None:
-            closed.callback(None)
-        else:
+        open_ones = [*self._leaving, *filter(None, [self._connection])]
+        if open_ones:
             self._closed = closed
-            self._connection.close()
+        else:
+            closed.callback(None)
+        for connection in open_ones:
+            connection.close()
         return closed
 
     def _dial(self) -> None:
@@ -110,13 +119,38 @@ class Dialler:
             why = failure.getErrorMessage() or "cannot be reached"
             self._again(UnreachableError(why), held_seconds=None)
 
-    def ended(self, error: ProxyServiceError, held_seconds: float | None) -> None:
-        """The connection is gone; ``held_seconds`` says how long it had a lease, None: never."""
-        self._connection = None
-        closed, self._closed = self._closed, None
-        if closed is not None:
-            closed.callback(None)
-        elif self._running:
+    def sent_away(self, hint: pb.Draining, held_seconds: float | None) -> None:
+        """The server is about to stop: dial another one, or this one later.
+
+        The connection stays until the server ends it: streams may be open on it.
+        """
+        connection, self._connection = self._connection, None
+        assert connection is not None, "it said so on it"
+        self._leaving.add(connection)
+        now, server = self._clock.seconds(), self._servers[self._retry.server].name
+        self._back_at[server] = now + hint.reconnect_in_ms / 1000
+        self._restarts_until = now + hint.try_for_ms / 1000
+        settled = held_seconds is not None and held_seconds >= SETTLED_SECONDS
+        delay_seconds = self._retry.sent_away(settled=settled)
+        self._dial_later(server, UnreachableError("the relay is about to stop"), delay_seconds)
+
+    def is_leaving(self, connection: NodeConnection) -> bool:
+        """Its server is about to stop, and another connection is or will be there instead."""
+        return connection in self._leaving
+
+    def ended(
+        self, connection: NodeConnection, error: ProxyServiceError, held_seconds: float | None
+    ) -> None:
+        """A connection is gone; ``held_seconds`` says how long it had a lease, None: never."""
+        was_leaving = connection in self._leaving
+        self._leaving.discard(connection)
+        if not was_leaving:
+            self._connection = None
+        if self._closed is not None:
+            if self._connection is None and not self._leaving:
+                closed, self._closed = self._closed, None
+                closed.callback(None)
+        elif self._running and not was_leaving:
             self._again(error, held_seconds)
 
     def _again(self, error: ProxyServiceError, held_seconds: float | None) -> None:
@@ -128,19 +162,23 @@ class Dialler:
                 self._give_up(error)
                 return
             held_seconds = None
-        delay_seconds = max(self._delay(held_seconds), _hint_seconds(error))
-        delay_seconds = max(delay_seconds, self.not_before_seconds)
-        self.not_before_seconds = 0.0
-        self._events.disconnected(server, error, delay_seconds)
-        self._timer = self._clock.callLater(delay_seconds, self._dial)
+        if held_seconds is not None:
+            delay_seconds = self._retry.lost(settled=held_seconds >= SETTLED_SECONDS)
+        else:
+            delay_seconds = self._retry.failed()
+        self._dial_later(server, error, max(delay_seconds, _hint_seconds(error)))
 
-    def _delay(self, held_seconds: float | None) -> float:
-        if held_seconds is not None and not self.not_before_seconds:
-            return self._retry.lost(settled=held_seconds >= SETTLED_SECONDS)
-        delay_seconds = self._retry.failed()
+    def _dial_later(self, lost: str, error: ProxyServiceError, delay_seconds: float) -> None:
+        """Dial the server whose turn it is, or the next of use, not before it wants to be."""
         while self._servers[self._retry.server].name in self._hopeless:
             self._retry.skip()
-        return delay_seconds
+        now = self._clock.seconds()
+        if now < self._restarts_until:
+            delay_seconds = min(delay_seconds, RESTART_DELAY_SECONDS)
+        back_at = self._back_at.get(self._servers[self._retry.server].name, now)
+        delay_seconds = max(delay_seconds, back_at - now)
+        self._events.disconnected(lost, error, delay_seconds)
+        self._timer = self._clock.callLater(delay_seconds, self._dial)
 
 
 def _is_superseded(error: ProxyServiceError) -> bool:

@@ -105,12 +105,16 @@ class NodeLeases:
     def _ask(self, connection: NodeConnection, lease: NodeLease) -> None:
         asked = connection.request(Opcode.PROXY_REQUEST, lease.request(connection.speaks_part_a))
         lease.request_nonce = connection.last_nonce
-        asked.addCallbacks(self._granted, self._refused, (lease,), {}, (connection, lease), {})
+        asked.addCallbacks(
+            self._granted, self._refused, (connection, lease), {}, (connection, lease), {}
+        )
         asked.addErrback(lambda failure: log.failure("asking for a lease failed", failure))
 
-    def _granted(self, response: ProtoMessage, lease: NodeLease) -> None:
-        if self._wanted.get(lease.origin) is not lease:
-            return
+    def _granted(
+        self, response: ProtoMessage, connection: NodeConnection, lease: NodeLease
+    ) -> None:
+        if self._wanted.get(lease.origin) is not lease or self._connection is not connection:
+            return  # released meanwhile, or on its way elsewhere
         if self.granted_at is None:
             self.granted_at = self._clock.seconds()
         granted = cast("pb.ProxyResponse", response)
@@ -120,9 +124,11 @@ class NodeLeases:
         self._events.addressed(lease, changed=changed)
 
     def _refused(self, failure: Failure, connection: NodeConnection, lease: NodeLease) -> None:
-        if failure.check(RefusedError) is None or self._wanted.get(lease.origin) is not lease:
-            failure.trap(ProxyServiceError)  # the connection ended, and with it the question
-            return
+        failure.trap(ProxyServiceError)
+        if self._wanted.get(lease.origin) is not lease or self._connection is not connection:
+            return  # released meanwhile, or on its way elsewhere
+        if failure.check(RefusedError) is None:
+            return  # the connection ended, and with it the question
         error = cast("RefusedError", failure.value)
         if error.code == pb.REFUSAL_ADDRESS_UNAVAILABLE and lease.wanted_port:
             self._events.port_unavailable(lease, error)

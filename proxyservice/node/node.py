@@ -210,9 +210,12 @@ class Node(Service):
             log.failure("a visitor could not be served")
             stream.local = None
 
-    def lease_lost(self, request_nonce: int, error: RefusedError) -> None:
+    def lease_lost(
+        self, connection: NodeConnection, request_nonce: int, error: RefusedError
+    ) -> None:
         """Another process has this lease, or the operator took it."""
-        self._leases.lost(request_nonce, error)
+        if not self._dialler.is_leaving(connection):
+            self._leases.lost(request_nonce, error)
 
     def message_received(self, message: Received) -> None:
         """Tell the listeners; what they raise is logged and goes no further."""
@@ -222,13 +225,20 @@ class Node(Service):
             except Exception:  # the application's mistake must not end the connection
                 log.failure("a message listener failed")
 
-    def draining(self, hint: pb.Draining) -> None:
-        """The server is about to stop: not back there before it says."""
-        self._dialler.not_before_seconds = hint.reconnect_in_ms / 1000
+    def draining(self, connection: NodeConnection, hint: pb.Draining) -> None:
+        """The server is about to stop: the leases go elsewhere, open streams stay to their end."""
+        if self.running and not self._dialler.is_leaving(connection):
+            self._dialler.sent_away(hint, self._held_seconds())
 
     def connection_ended(self, connection: NodeConnection, error: ProxyServiceError) -> None:
         """The leases are held no more; the dialler decides what comes next."""
+        held_seconds = None
+        if not self._dialler.is_leaving(connection):
+            held_seconds = self._held_seconds()
+        self._dialler.ended(connection, error, held_seconds)
+
+    def _held_seconds(self) -> float | None:
+        """The present connection holds no lease any more; how long it had one, None: never."""
         granted_at = self._leases.granted_at
         self._leases.disconnected()
-        held_seconds = None if granted_at is None else self._reactor.seconds() - granted_at
-        self._dialler.ended(error, held_seconds)
+        return None if granted_at is None else self._reactor.seconds() - granted_at

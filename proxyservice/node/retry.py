@@ -45,6 +45,12 @@ class Retry:
         self.skip()
         return self._delay_seconds()
 
+    def sent_away(self, *, settled: bool) -> float:
+        """The server is about to stop: on to the next; return the delay before dialling it."""
+        if settled:
+            self._failures = 0
+        return self.failed()
+
     def skip(self) -> None:
         """The server whose turn it is is no use."""
         self.server = (self.server + 1) % self._server_count

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -47,6 +48,7 @@ class MainFactory(Factory):
         self.takeovers = Takeovers(registry, deadlines, now)
         self.connections: set[MainConnection] = set()
         self._warned = False
+        self._empty: list[Deferred[None]] = []
         self._strangers: OrderedDict[MainConnection, None] = OrderedDict()
         self._strangers_of: dict[str, int] = {}
 
@@ -99,6 +101,19 @@ class MainFactory(Factory):
         """Its transport is closed."""
         self.identified(connection)
         self.connections.discard(connection)
+        if not self.connections:
+            empty, self._empty = self._empty, []
+            for waiting in empty:
+                waiting.callback(None)
+
+    def when_empty(self) -> Deferred[None]:
+        """Fires when the last main connection is gone; now, when there is none."""
+        empty: Deferred[None] = Deferred()
+        if self.connections:
+            self._empty.append(empty)
+        else:
+            empty.callback(None)
+        return empty
 
     def quota(self, connection: MainConnection) -> LeaseQuota | None:
         """How many leases this node may have; None: any number."""

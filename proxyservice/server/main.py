@@ -248,6 +248,10 @@ class MainConnection(EagerProtocol):
             self.switch = StreamSwitch(network_id, self.outlet, multiplexer, self._opening)
             self._decoder.allow_streams(LARGEST_PAYLOAD_BYTES)
 
+    def speaks(self, feature: pb.Feature) -> bool:
+        """Whether both sides have this feature of part B."""
+        return self.handshake is not None and self.handshake.speaks(feature)
+
     def _opening(self, stream: Stream) -> bytes:
         visitor: StreamVisitor = stream.local
         return self._answers.encode(Opcode.STREAM_OPEN, visitor.opening(), stream.id)
@@ -312,6 +316,7 @@ class MainConnection(EagerProtocol):
             self.transport.resumeProducing()
         if self.switch is not None:
             self.switch.tell()
+        self.leases.close_if_drained()
 
     def _be_punctual(self) -> None:
         at = self.patience.next_deadline()
@@ -330,6 +335,12 @@ class MainConnection(EagerProtocol):
         elif late is not None:
             self.abort(late.value)
         return self.patience.next_deadline()
+
+    def drain(self, hint: pb.Draining) -> None:
+        """The service is about to stop: close when no visitor is left, without new ones."""
+        if self.identity is not None and self.speaks(pb.FEATURE_DRAINING):
+            self.answer(Opcode.DRAINING, hint)
+        self.leases.drain(hint.reconnect_in_ms / 1000)
 
     def close(self) -> None:
         """End this connection once what was said has left; visitors are cut now."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
@@ -103,6 +104,7 @@ class NodeLeases:
         self._holdings: dict[str, _Holding] = {}  # by origin address
         self._pending = 0
         self._owed: list[Callable[[], object]] = []  # answers that wait for a grant, in order
+        self._back_in_seconds: float | None = None  # set: the service is about to stop
 
     @property
     def connection(self) -> MainConnection:
@@ -129,6 +131,9 @@ class NodeLeases:
     def request(self, request: LeaseRequest) -> None:
         """Answer from what is held, or ask the registry. Raises RefusedError."""
         part_b = request.nonce is not None
+        if part_b and self._back_in_seconds is not None:
+            why = "the relay is about to stop"
+            raise RefusedError(pb.REFUSAL_DRAINING, why, self._back_in_seconds)
         holding = self._holdings.get(request.origin) if part_b else self._only()
         if holding is None:
             self._check_mode(request, None)
@@ -271,10 +276,11 @@ class NodeLeases:
         holding = self._holdings.get(lease.owner.origin)
         if holding is None:
             return
+        if outcome != "moved":
+            del self._holdings[lease.owner.origin]
         holding.close_visitors()
         if outcome == "moved":
             return  # as this node asked: the answer to its request names the new port
-        del self._holdings[lease.owner.origin]
         if self._connection.handshake is None:
             self._connection.abort(outcome)
             return
@@ -304,6 +310,35 @@ class NodeLeases:
 
     # -------------------------------------------------------------- visitors
 
+    @property
+    def visitors(self) -> int:
+        """How many there are."""
+        return sum(len(holding.visitors) for holding in self._holdings.values())
+
+    def drain(self, back_in_seconds: float) -> None:
+        """No new lease, no new visitor; the connection closes when the last one has finished.
+
+        Streams have an end of their own; of messages the one that is under way is waited for.
+        """
+        self._back_in_seconds = back_in_seconds
+        for holding in self._holdings.values():
+            for visitor in list(holding.visitors):
+                if isinstance(visitor, RelayVisitor):
+                    visitor.finish()
+        self.close_if_drained()
+
+    def _visitor_gone(self, holding: _Holding, visitor: Any) -> None:
+        holding.visitors.discard(visitor)
+        self.close_if_drained()
+
+    def close_if_drained(self) -> None:
+        """After `drain`: nothing is under way any more, and the node knows how all of it ended."""
+        if self._back_in_seconds is None or self.visitors:
+            return
+        switch = self._connection.switch
+        if switch is None or not switch.multiplexer.owes:
+            self._connection.close()
+
     def visitor_arrived(self, lease: Lease, host: str, port: int) -> Protocol | None:
         """Somebody connected to `lease`; None turns it away."""
         holding = self._holdings.get(lease.owner.origin)
@@ -318,7 +353,7 @@ class NodeLeases:
             )
         else:
             visitor = self._factory.relay_visitor(
-                self._connection.outlet, lease, holding.visitors.discard
+                self._connection.outlet, lease, partial(self._visitor_gone, holding)
             )
         if visitor is not None:
             holding.visitors.add(visitor)
@@ -336,7 +371,7 @@ class NodeLeases:
         return StreamVisitor(
             switch,
             stream,
-            holding.visitors.discard,
+            partial(self._visitor_gone, holding),
             visitor_address=visitor_address,
             proxy_address=self._proxy_address(lease),
             origin=lease.owner.origin,

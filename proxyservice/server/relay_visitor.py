@@ -12,6 +12,7 @@ from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.keepalive import configure_visitor
 from proxyservice.net.outlet import Outlet
 from proxyservice.server.limits import ServiceLimits
+from proxyservice.wire.framing import HEADER_BYTES
 from proxyservice.wire.relay_check import RelayScanner
 
 
@@ -38,6 +39,7 @@ class RelayVisitor(EagerProtocol):
         self._began_at: float | None = None  # when the unfinished frame began
         self._watched = False  # a deadline is set
         self._over = False
+        self._finishing = False  # the frame that is under way is the last
         self._waiting = False  # for a turn of the outlet, unread meanwhile
 
     def connectionMade(self) -> None:
@@ -47,9 +49,15 @@ class RelayVisitor(EagerProtocol):
     def receiveRoom(self) -> int | memoryview:
         """Nothing is read while the node's connection is full: what waits stays in the kernel."""
         if self._outlet.writable:
-            return self._scanner.room()
+            room = self._scanner.room()
+            return room[: self._missing_bytes()] if self._finishing else room
         self._wait()
         return 0
+
+    def _missing_bytes(self) -> int:
+        """Of the frame that is under way, or of its header."""
+        had_bytes = self._scanner.buffered_bytes
+        return self._scanner.unfinished_frame_bytes - had_bytes or HEADER_BYTES - had_bytes
 
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes of the visitor are in the scanner's room."""
@@ -73,7 +81,9 @@ class RelayVisitor(EagerProtocol):
             return
         self._outlet.charge(self, received_bytes)
         self._watch_the_clock(begun_anew=relayed)
-        if not self._outlet.writable:
+        if self._finishing and not self._scanner.buffered_bytes:
+            self._end_in_order()
+        elif not self._outlet.writable:
             self._wait()
 
     def _wait(self) -> None:
@@ -115,6 +125,22 @@ class RelayVisitor(EagerProtocol):
         self._refused("a frame that is not complete in time")
         self._end()
         return None
+
+    def finish(self) -> None:
+        """The service is about to stop: end after the frame that is under way.
+
+        What the kernel has is read first; a transport that cannot be asked has handed it over.
+        """
+        read_now = getattr(self.transport, "readNow", None)
+        if read_now is not None:
+            read_now()
+        self._finishing = True
+        if not self._over and not self._scanner.buffered_bytes:
+            self._end_in_order()
+
+    def _end_in_order(self) -> None:
+        self._over = True
+        self.transport.loseConnection()
 
     def lease_gone(self) -> None:
         """The lease or its holder is gone."""

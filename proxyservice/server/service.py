@@ -21,6 +21,7 @@ from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.eager import EagerServer
 from proxyservice.net.tls_transport import tls_factory
+from proxyservice.server.drain import Drain
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.ports import BACKLOG, ProxyPorts
 from proxyservice.server.tls import ServerCertificate
@@ -83,6 +84,7 @@ class ProxyService(Service):
         lock: StateLock,
         port_range: range,
         certificate: ServerCertificate | None = None,
+        drain_seconds: float = 0.0,
     ) -> None:
         self._reactor = reactor
         self._endpoints = endpoints
@@ -93,6 +95,7 @@ class ProxyService(Service):
         self._lock = lock
         self._port_range = port_range
         self._certificate = certificate  # for endpoints that begin with `tls:`
+        self._drain = Drain(reactor, factory, drain_seconds)
         self._main_ports: list[Any] = []
         self._tick: Any = None
 
@@ -173,14 +176,16 @@ class ProxyService(Service):
 
     @inlineCallbacks
     def stopService(self) -> Any:
-        """Let nobody in, end every connection, write what is remembered."""
+        """Let nobody in, have what is under way finish, write what is remembered."""
         super().stopService()
-        self._tick.cancel()
         for port in self._main_ports:
             yield port.stopListening()
+        self._ports.close()
+        yield self._drain.begin()
+        self._tick.cancel()
         for connection in list(self._factory.connections):
             connection.abort("the service stops")
-        self._ports.close()
+        self._ports.close()  # what a late grant has bound
         stopped: Deferred[None] = self._registry.stopService()
         yield stopped
         self._lock.release()
