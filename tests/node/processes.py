@@ -99,13 +99,14 @@ class Program:
 class Relay(Program):
     """`twistd proxyservice` on loopback; the same ports and state at each start."""
 
-    def __init__(self, directory: Path, port: int, ports: range) -> None:
+    def __init__(self, directory: Path, port: int, ports: range, *options: str) -> None:
         self.port = port
         super().__init__(
             directory,
             *(SCRIPTS / "twistd", "-n", "--pidfile=", "proxyservice", "--state-dir", "state"),
             *("--listen", f"tcp:{port}:interface=127.0.0.1", "--port-interface", "127.0.0.1"),
             *("--ports", f"{ports.start}-{ports.stop - 1}", "--public-host", "127.0.0.1"),
+            *options,
         )
         self.wait_for("started: .*")
 
