@@ -30,11 +30,13 @@ from proxyservice.process import (
 from proxyservice.server.claims import Claimed
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.relay_id import relay_id
 from proxyservice.server.service import TLS_PREFIX, ProxyService, StateLock
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.tls import ServerCertificate
+from proxyservice.server.waiting_room import WaitedPorts, WaitingRoom
 from proxyservice.state import state_directory
 from proxyservice.units import parse_duration, parse_port_range, parse_size
 
@@ -117,6 +119,7 @@ _CHECKS: dict[str, Callable[[str], Any]] = {
     "proved-ttl": parse_duration,
     "keepalive": parse_duration,
     "drain": _duration_or_none,
+    "hold": _duration_or_none,
     "trusted-sources": _networks,
     "claimed": _claimed,
     "max-frame": _max_frame,
@@ -131,6 +134,12 @@ CLAIMS_ALLOWED = (
 )
 
 TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
+
+
+SYSTEMD_ENDPOINTS = (
+    "systemd has handed over no such socket; start proxyservice.socket, "
+    "and write systemd:domain=INET6:index=0"
+)
 
 
 class Options(PluginOptions):
@@ -148,6 +157,7 @@ class Options(PluginOptions):
         ["lease-ttl", None, "180m", "How long an address is remembered: 90s, 15m, 3h."],
         ["proved-ttl", None, "30d", "How long a proved address is kept if there is room."],
         ["keepalive", None, "15s", "Interval told to nodes."],
+        ["hold", None, "10s", "How long visitors wait for a node that went away; 0: not."],
         ["drain", None, "30s", "How long a stop lets open visitors finish; 0: not at all."],
         ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
         ["claimed", None, "", "Nodes without proof: allow, local, deny. [default: allow]"],
@@ -181,8 +191,9 @@ class Options(PluginOptions):
         for endpoint in self["listen"]:
             try:
                 serverFromString(reactor, endpoint.removeprefix(TLS_PREFIX))
-            except (ValueError, TypeError, KeyError) as error:
-                raise usage.UsageError(f"--listen {endpoint!r}: {error}") from None
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                why = SYSTEMD_ENDPOINTS if "systemd:" in endpoint else error
+                raise usage.UsageError(f"--listen {endpoint!r}: {why}") from None
         self["certificate"] = self._certificate()
         try:
             self["store"] = store_url(self["store"], self["state-dir"])
@@ -250,8 +261,15 @@ def makeService(options: Options) -> Service:
     ports = ProxyPorts(
         reactor, options["port-interface"], lambda *visit: services[0].visitor_arrived(*visit)
     )
-    times = LeaseTimes(ttl=options["lease-ttl"], proved_ttl=options["proved-ttl"])
-    registry = LeaseRegistry(reactor, store, options["ports"], times, ports)
+    times = LeaseTimes(
+        ttl=options["lease-ttl"], proved_ttl=options["proved-ttl"], hold=options["hold"]
+    )
+    limits = ServiceLimits(
+        max_frame_bytes=options["max-frame"], inflate_check_bytes=options["inflate-check"]
+    )
+    room = WaitingRoom(limits.waiting_visitors, limits.waiting_per_lease)
+    binder = WaitedPorts(ports, room)
+    registry = LeaseRegistry(reactor, store, options["ports"], times, binder)
     settings = ServiceSettings(
         network_id=options["network-id"],
         relay_id=options["relay-id"],
@@ -261,11 +279,9 @@ def makeService(options: Options) -> Service:
         claimed=options["claimed"] or _default_claimed(options),
         trusted_sources=options["trusted-sources"],
         times=times,
-        limits=ServiceLimits(
-            max_frame_bytes=options["max-frame"], inflate_check_bytes=options["inflate-check"]
-        ),
+        limits=limits,
     )
-    factory = MainFactory(registry, deadlines, time.monotonic, settings)
+    factory = MainFactory(registry, deadlines, time.monotonic, settings, room)
     lock = StateLock(directory)
     certificate = options["certificate"]
     service = ProxyService(
@@ -279,6 +295,7 @@ def makeService(options: Options) -> Service:
         options["ports"],
         certificate,
         options["drain"],
+        Notifier.of_this_process(),
     )
     if certificate is not None:
         reactor.callWhenRunning(on_hangup, reactor, certificate.reload)

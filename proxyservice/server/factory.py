@@ -24,6 +24,7 @@ from proxyservice.server.main import MainConnection
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.takeover import Takeovers
+from proxyservice.server.waiting_room import WaitingRoom, WaitingVisitor
 from proxyservice.wire.relay_check import RelayScanner
 
 log = Logger()
@@ -40,6 +41,7 @@ class MainFactory(Factory):
         deadlines: Deadlines,
         now: Callable[[], float],
         settings: ServiceSettings,
+        waiting_room: WaitingRoom,
     ) -> None:
         self.registry = registry
         self.deadlines = deadlines
@@ -47,6 +49,7 @@ class MainFactory(Factory):
         self.settings = settings
         self.takeovers = Takeovers(registry, deadlines, now)
         self.connections: set[MainConnection] = set()
+        self.waiting_room = waiting_room
         self._warned = False
         self._empty: list[Deferred[None]] = []
         self._strangers: OrderedDict[MainConnection, None] = OrderedDict()
@@ -120,6 +123,13 @@ class MainFactory(Factory):
         return None if self.settings.trusts(connection.source) else self.settings.quota
 
     # -------------------------------------------------------------- visitors
+
+    def waiting_visitor(self, lease: Lease, host: str, port: int) -> WaitingVisitor | None:
+        """The protocol of a visitor whose node is expected back; None turns it away."""
+        visitor = self.waiting_room.admit(lease.port, host, port)
+        if visitor is None:
+            self.visitor_refused(lease, "its node is away and too many wait already")
+        return visitor
 
     def relay_visitor(
         self, outlet: Outlet, lease: Lease, gone: Callable[[RelayVisitor], None]

@@ -39,5 +39,9 @@ class ServiceLimits:
     frame_base_seconds: float = 30.0
     frame_bytes_per_second: int = 64 * KIB
     visitors_per_lease: int = 1024
+    # Visitors whose node is away: each costs a descriptor, and none is read. No node may
+    # fill the room, and the room no more than the visitors of one busy lease.
+    waiting_per_lease: int = 64
+    waiting_visitors: int = 1024
     # Requests of one connection that wait for the store.
     pending_requests: int = 64

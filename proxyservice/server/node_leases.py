@@ -196,13 +196,15 @@ class NodeLeases:
     def _granted(self, grant: Grant, holding: _Holding) -> None:
         self._pending -= 1
         if self._holdings.get(holding.owner.origin) is not holding:  # it ended meanwhile
-            self._factory.registry.holding_ended(grant.lease.owner, grant.generation)
+            hold = self._connection.closing and holding.mode == pb.MODE_STREAMS
+            self._factory.registry.holding_ended(grant.lease.owner, grant.generation, hold=hold)
             return
         holding.grant = grant
         requests, holding.waiting = holding.waiting, []
         for request in requests:
             self._announce(holding, grant, request)
         self._pay()
+        self._admit_who_waited(holding, grant.lease)
 
     def _refused(self, failure: Failure, holding: _Holding, before: Grant | None) -> None:
         failure.trap(RefusedError)
@@ -339,10 +341,26 @@ class NodeLeases:
         if switch is None or not switch.multiplexer.owes:
             self._connection.close()
 
+    def _admit_who_waited(self, holding: _Holding, lease: Lease) -> None:
+        """While the lease was held, or this grant on its way to the disk. Only streams wait."""
+        if holding.mode != pb.MODE_STREAMS:
+            self._factory.waiting_room.turn_away(lease.port)
+            return
+        for waiting in self._factory.waiting_room.take(lease.port):
+            visitor = self.visitor_arrived(lease, waiting.host, waiting.port)
+            if visitor is None:
+                waiting.turn_away()
+            else:
+                waiting.hand_to(visitor)
+
     def visitor_arrived(self, lease: Lease, host: str, port: int) -> Protocol | None:
         """Somebody connected to `lease`; None turns it away."""
         holding = self._holdings.get(lease.owner.origin)
-        if holding is None or holding.grant is None or holding.grant.generation != lease.generation:
+        if holding is None:
+            return None
+        if holding.grant is None and holding.mode == pb.MODE_STREAMS:
+            return self._factory.waiting_visitor(lease, host, port)
+        if holding.grant is None or holding.grant.generation != lease.generation:
             return None
         if len(holding.visitors) >= self._factory.settings.limits.visitors_per_lease:
             self._factory.visitor_refused(lease, "too many visitors")

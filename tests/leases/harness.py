@@ -142,7 +142,7 @@ class Run:
         wall: float = 1e9,
         busy: set[int] | None = None,
         times: LeaseTimes = TIMES,
-        registry_class: type[LeaseRegistry] = LeaseRegistry,
+        registry_class: Callable[..., LeaseRegistry] = LeaseRegistry,
     ) -> None:
         self.clock = Reactor()
         self.wall_offset = wall

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message as ProtoMessage
 from twisted.internet.protocol import Protocol
 
 from proxyservice.leases.lease import LeaseTimes
+from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.server.factory import MainFactory
+from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.settings import ServiceSettings
+from proxyservice.server.waiting_room import WaitedPorts, WaitingRoom
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import PAYLOADS, Opcode, encode_message
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID, HEADER_BYTES
@@ -64,17 +67,24 @@ class MemoryRelay:
     ) -> None:
         self._join, self._kernel_bytes, self._chunk_bytes = join, kernel_bytes, chunk_bytes
         times = times or LeaseTimes()
-        self.run = Run(Disk(), ports, times=times)
+        limits: ServiceLimits = settings.get("limits") or ServiceLimits()
+        self.room = WaitingRoom(limits.waiting_visitors, limits.waiting_per_lease)
+        self.run = Run(Disk(), ports, times=times, registry_class=self._registry)
         self.clock = self.run.clock
         self.deadlines = Deadlines()
         self.settings = ServiceSettings(
             network_id=NET, relay_id=relay_id, public_host="127.0.0.1", times=times, **settings
         )
         self.factory = MainFactory(
-            self.run.registry, self.deadlines, self.clock.seconds, self.settings
+            self.run.registry, self.deadlines, self.clock.seconds, self.settings, self.room
         )
         self.pairs: list[Joined] = []
         self._visitors = 0
+
+    def _registry(
+        self, clock: Any, store: Any, ports: range, times: LeaseTimes, sockets: Any, **options: Any
+    ) -> LeaseRegistry:
+        return LeaseRegistry(clock, store, ports, times, WaitedPorts(sockets, self.room), **options)
 
     def node(self, seed: int | bytes = 1, *, source: str = "127.0.0.1", **options: Any) -> RawNode:
         """A connected node with a key made from this number."""
@@ -94,11 +104,14 @@ class MemoryRelay:
     def visit(self, port: int, visitor: RawVisitor | None = None) -> RawVisitor | None:
         """A connected visitor; None when it was turned away."""
         found = self.run.registry.visited(port)
-        if found is None or found[1] is None:
+        if found is None:
             return None
         self._visitors += 1
-        holder: Any = found[1]
-        protocol = holder.visitor_arrived(found[0], "192.0.2.9", 40000 + self._visitors)
+        lease, holder = found
+        accept: Any = self.factory.waiting_visitor
+        if holder is not None:
+            accept = cast("Any", holder).visitor_arrived
+        protocol = accept(lease, "192.0.2.9", 40000 + self._visitors)
         if protocol is None:
             return None
         visitor = visitor or RawVisitor()
