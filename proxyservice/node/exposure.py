@@ -110,14 +110,29 @@ def read_settings(
 
 
 def _server(text: str, trust: TLSTrust) -> str:
-    """`[tls:]HOST[:PORT]`, or `tcp:HOST:PORT` as endpoint strings have it."""
+    """`[tls:]HOST[:PORT]`, or what endpoint strings have: `tcp:HOST:PORT`, `tcp:host=H:port=P`."""
     if text.startswith("tcp:") and ":" in text[4:]:
-        text = text[4:]
+        text = _of_endpoint(text[4:])
     try:
         parse_server(text, None, trust)
     except StartError as error:
         raise ValueError(str(error)) from None
     return text
+
+
+def _of_endpoint(text: str) -> str:
+    """`HOST:PORT` from the arguments of a `tcp:` endpoint string. Raises ValueError."""
+    if "=" not in text:
+        return text
+    named = dict(part.split("=", 1) for part in text.split(":") if "=" in part)
+    places = [part for part in text.split(":") if "=" not in part]
+    for name in ("host", "port"):
+        named.setdefault(name, places.pop(0) if places else "")
+    host, port = named.pop("host"), named.pop("port")
+    if named or places:
+        odd = next(iter([*named, *places]))
+        raise ValueError(f"tcp:{text} has {odd!r}; only host and port are taken here")
+    return f"{host}:{port}"
 
 
 def is_superseded(error: ProxyServiceError) -> bool:

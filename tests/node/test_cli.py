@@ -90,6 +90,11 @@ def test_servers_as_typed(via: str) -> None:
 def test_a_server_may_be_an_endpoint_string() -> None:
     assert settings("80", via="tcp:relay:7").servers == ("relay:7",)
     assert settings("80", via="tcp:7").servers == ("tcp:7",)
+    assert settings("80", via="tcp:host=relay:port=7").servers == ("relay:7",)
+    assert settings("80", via="tcp:relay:port=7").servers == ("relay:7",)
+    for odd in ("tcp:host=relay:port=7:timeout=3", "tcp:relay:7:port=8"):
+        with pytest.raises(ValueError, match="only host and port"):
+            settings("80", via=odd)
 
 
 @pytest.mark.parametrize(
