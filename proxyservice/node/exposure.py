@@ -127,7 +127,8 @@ def _of_endpoint(text: str) -> str:
     named = dict(part.split("=", 1) for part in text.split(":") if "=" in part)
     places = [part for part in text.split(":") if "=" not in part]
     for name in ("host", "port"):
-        named.setdefault(name, places.pop(0) if places else "")
+        if name not in named:
+            named[name] = places.pop(0) if places else ""
     host, port = named.pop("host"), named.pop("port")
     if named or places:
         odd = next(iter([*named, *places]))
