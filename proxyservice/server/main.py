@@ -28,7 +28,8 @@ from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES
 from proxyservice.net.tls_transport import channel_of
 from proxyservice.server.answers import Answers
 from proxyservice.server.handshake import Handshake
-from proxyservice.server.node_leases import LeaseRequest, NodeLeases
+from proxyservice.server.lease_request import LeaseRequest
+from proxyservice.server.node_leases import NodeLeases
 from proxyservice.server.patience import Late, Patience
 from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.streams.multiplexer import Multiplexer, Stream

@@ -9,9 +9,7 @@ node of part B has one for each origin address.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,9 +17,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
-from proxyservice.errors import FrameError, RefusedError
+from proxyservice.errors import RefusedError
 from proxyservice.leases.lease import Grant, Lease, Owner
 from proxyservice.net.addresses import format_host_port
+from proxyservice.server.lease_request import LeaseRequest
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -31,60 +30,17 @@ if TYPE_CHECKING:
     from proxyservice.server.factory import MainFactory
     from proxyservice.server.main import MainConnection
 
-ORIGIN_LIMIT_BYTES = 1024
-"""An origin address is a key in the store; the longest host name has 253."""
-
-LABEL_LIMIT_BYTES = 64
-"""Text for people in a list."""
-
-_WANTED = re.compile(r"(?:.*:)?([0-9]{1,5})")
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseRequest:
-    """What a node asks for; `nonce` is None from a node of part A."""
-
-    origin: str
-    nonce: int | None = None
-    mode: int = pb.MODE_MESSAGES
-    wanted_port: int | None = None
-    label: str = ""
-
-    @classmethod
-    def part_a(cls, request: pb.ProxyRequest) -> LeaseRequest:
-        """Take the origin address and nothing else. Raises FrameError when it is too long."""
-        if len(request.origin_address.encode()) > ORIGIN_LIMIT_BYTES:
-            raise FrameError(f"an origin address over {ORIGIN_LIMIT_BYTES} bytes")
-        return cls(request.origin_address)
-
-    @classmethod
-    def part_b(cls, request: pb.ProxyRequest, nonce: int) -> LeaseRequest:
-        """Take everything. Raises FrameError, and RefusedError for what cannot be granted."""
-        origin = cls.part_a(request).origin
-        if len(request.label.encode()) > LABEL_LIMIT_BYTES:
-            raise FrameError(f"a label over {LABEL_LIMIT_BYTES} bytes")
-        if request.mode not in (pb.MODE_MESSAGES, pb.MODE_STREAMS):
-            raise RefusedError(pb.REFUSAL_DENIED, f"mode {request.mode} is unknown here")
-        wanted_port = None
-        if request.proxy_address:
-            match = _WANTED.fullmatch(request.proxy_address)
-            if match is None:
-                raise RefusedError(
-                    pb.REFUSAL_ADDRESS_UNAVAILABLE, "the wanted address is no host:port or :port"
-                )
-            wanted_port = int(match[1])
-        return cls(origin, nonce, request.mode, wanted_port, request.label)
-
 
 class _Holding:
     """One lease of this connection, or the question for it."""
 
-    __slots__ = ("grant", "mode", "nonce", "owner", "visitors", "waiting")
+    __slots__ = ("grant", "mode", "nonce", "owner", "unwanted", "visitors", "waiting")
 
     def __init__(self, owner: Owner, mode: int) -> None:
         self.owner = owner
         self.mode = mode
         self.nonce: int | None = None  # of the request that was answered last
+        self.unwanted = False  # released before it was granted
         self.grant: Grant | None = None
         self.waiting: list[LeaseRequest] = []  # requests to answer once it is granted
         self.visitors: set[RelayVisitor | StreamVisitor] = set()
@@ -195,9 +151,8 @@ class NodeLeases:
 
     def _granted(self, grant: Grant, holding: _Holding) -> None:
         self._pending -= 1
-        if self._holdings.get(holding.owner.origin) is not holding:  # it ended meanwhile
-            hold = self._connection.closing and holding.mode == pb.MODE_STREAMS
-            self._factory.registry.holding_ended(grant.lease.owner, grant.generation, hold=hold)
+        if self._holdings.get(holding.owner.origin) is not holding:
+            self._ended_meanwhile(holding, grant)
             return
         holding.grant = grant
         requests, holding.waiting = holding.waiting, []
@@ -206,10 +161,21 @@ class NodeLeases:
         self._pay()
         self._admit_who_waited(holding, grant.lease)
 
+    def _ended_meanwhile(self, holding: _Holding, grant: Grant) -> None:
+        """The answer came when nobody waited for it any more."""
+        registry = self._factory.registry
+        if holding.unwanted:
+            registry.release(holding.owner, grant.generation).addErrback(self._connection.broken)
+            return
+        hold = self._connection.closing and holding.mode == pb.MODE_STREAMS
+        registry.holding_ended(holding.owner, grant.generation, hold=hold)
+
     def _refused(self, failure: Failure, holding: _Holding, before: Grant | None) -> None:
         failure.trap(RefusedError)
         self._pending -= 1
         if self._holdings.get(holding.owner.origin) is not holding:
+            if before is not None:
+                self._ended_meanwhile(holding, before)
             return
         error = cast("RefusedError", failure.value)
         requests, holding.waiting = holding.waiting, []
@@ -255,6 +221,8 @@ class NodeLeases:
         holding = self._holdings.pop(origin, None)
         answer = pb.Release(origin_address=origin)
         if holding is None or holding.grant is None:
+            if holding is not None:
+                holding.unwanted = True
             self._connection.answer(Opcode.RELEASE, answer, nonce)
             return
         holding.close_visitors()
