@@ -30,6 +30,7 @@ from proxyservice.process import (
 from proxyservice.server.claims import Claimed
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.relay_id import relay_id
 from proxyservice.server.service import TLS_PREFIX, ProxyService, StateLock
@@ -135,6 +136,12 @@ CLAIMS_ALLOWED = (
 TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
 
 
+SYSTEMD_ENDPOINTS = (
+    "systemd has handed over no such socket; start proxyservice.socket, "
+    "and write systemd:domain=INET6:index=0"
+)
+
+
 class Options(PluginOptions):
     """Options of `twistd proxyservice`; docs/operations.md explains them."""
 
@@ -184,8 +191,9 @@ class Options(PluginOptions):
         for endpoint in self["listen"]:
             try:
                 serverFromString(reactor, endpoint.removeprefix(TLS_PREFIX))
-            except (ValueError, TypeError, KeyError) as error:
-                raise usage.UsageError(f"--listen {endpoint!r}: {error}") from None
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                why = SYSTEMD_ENDPOINTS if "systemd:" in endpoint else error
+                raise usage.UsageError(f"--listen {endpoint!r}: {why}") from None
         self["certificate"] = self._certificate()
         try:
             self["store"] = store_url(self["store"], self["state-dir"])
@@ -287,6 +295,7 @@ def makeService(options: Options) -> Service:
         options["ports"],
         certificate,
         options["drain"],
+        Notifier.of_this_process(),
     )
     if certificate is not None:
         reactor.callWhenRunning(on_hangup, reactor, certificate.reload)

@@ -23,6 +23,7 @@ from proxyservice.net.eager import EagerServer
 from proxyservice.net.tls_transport import tls_factory
 from proxyservice.server.drain import Drain
 from proxyservice.server.factory import MainFactory
+from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import BACKLOG, ProxyPorts
 from proxyservice.server.tls import ServerCertificate
 
@@ -85,6 +86,7 @@ class ProxyService(Service):
         port_range: range,
         certificate: ServerCertificate | None = None,
         drain_seconds: float = 0.0,
+        notifier: Notifier | None = None,
     ) -> None:
         self._reactor = reactor
         self._endpoints = endpoints
@@ -96,6 +98,7 @@ class ProxyService(Service):
         self._port_range = port_range
         self._certificate = certificate  # for endpoints that begin with `tls:`
         self._drain = Drain(reactor, factory, drain_seconds)
+        self._notifier = notifier or Notifier({}, 0)
         self._main_ports: list[Any] = []
         self._tick: Any = None
 
@@ -116,6 +119,7 @@ class ProxyService(Service):
         super().startService()
         self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
         self._announce()
+        self._reactor.callWhenRunning(self._notifier.ready)
 
     def _listen(self, description: str) -> None:
         plain = description.removeprefix(TLS_PREFIX)
@@ -172,12 +176,15 @@ class ProxyService(Service):
 
     def _ticked(self) -> None:
         self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
-        self._deadlines.tick(self._reactor.seconds())
+        now = self._reactor.seconds()
+        self._deadlines.tick(now)
+        self._notifier.alive(now)
 
     @inlineCallbacks
     def stopService(self) -> Any:
         """Let nobody in, have what is under way finish, write what is remembered."""
         super().stopService()
+        self._notifier.stopping()
         for port in self._main_ports:
             yield port.stopListening()
         self._ports.close()

@@ -31,6 +31,9 @@ def wait_until(true: Callable[[], object], seconds: float = 20.0, what: object =
 class Program:
     """One command; what it says goes to files, so that no pipe can fill up."""
 
+    pass_fds: tuple[int, ...] = ()
+    """Descriptors that it inherits."""
+
     def __init__(self, directory: Path, *command: object, **environment: str) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -51,6 +54,7 @@ class Program:
                 stderr=stderr,
                 cwd=self.directory,
                 env=environment,
+                pass_fds=self.pass_fds,
             )
 
     def again(self) -> None:
