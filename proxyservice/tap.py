@@ -120,6 +120,7 @@ _CHECKS: dict[str, Callable[[str], Any]] = {
     "keepalive": parse_duration,
     "drain": _duration_or_none,
     "hold": _duration_or_none,
+    "history": parse_duration,
     "trusted-sources": _networks,
     "claimed": _claimed,
     "max-frame": _max_frame,
@@ -159,6 +160,7 @@ class Options(PluginOptions):
         ["keepalive", None, "15s", "Interval told to nodes."],
         ["hold", None, "10s", "How long visitors wait for a node that went away; 0: not."],
         ["drain", None, "30s", "How long a stop lets open visitors finish; 0: not at all."],
+        ["history", None, "90d", "How long it is kept who had which port."],
         ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
         ["claimed", None, "", "Nodes without proof: allow, local, deny. [default: allow]"],
         ["tls-cert", None, "", "Certificate chain (PEM) of endpoints like tls:tcp:6009."],
@@ -269,7 +271,9 @@ def makeService(options: Options) -> Service:
     )
     room = WaitingRoom(limits.waiting_visitors, limits.waiting_per_lease)
     binder = WaitedPorts(ports, room)
-    registry = LeaseRegistry(reactor, store, options["ports"], times, binder)
+    registry = LeaseRegistry(
+        reactor, store, options["ports"], times, binder, history_seconds=options["history"]
+    )
     settings = ServiceSettings(
         network_id=options["network-id"],
         relay_id=options["relay-id"],

@@ -37,6 +37,7 @@ MAY_IMPORT = {
 COMPOSITION_ROOTS = {
     "tap.py",  # the service
     "node_tap.py",  # the node as a service
+    "operator_cli.py",  # the commands for the operator of a relay
     "__main__.py",
     "node/cli.py",  # the commands for people, which may run either side
     "node/expose.py",  # `proxyservice expose`, a process of its own

@@ -18,6 +18,7 @@ from proxyservice.errors import ProxyServiceError
 from proxyservice.node.keys import create_key, load_key
 from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
+from proxyservice.operator_cli import leases
 from proxyservice.process import prepare_reactor
 
 
@@ -58,6 +59,9 @@ KEY_OPTION = click.option(
 @click.version_option(__version__, prog_name="proxyservice")
 def main() -> None:
     """Public addresses for nodes behind NAT."""
+
+
+main.add_command(leases)
 
 
 @main.command()
