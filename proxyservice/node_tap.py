@@ -31,6 +31,7 @@ class Options(PluginOptions):
         ["proxy-protocol", None, "", "v1 or v2: tell the target the visitor's address."],
         ["ca", None, "", "Authorities (PEM) of relays with tls:. [default: the system's]"],
         ["cert", None, "", "Certificate with its key (PEM), for relays that want one."],
+        ["token", None, "", "File with a token. [default: $PROXYSERVICE_TOKEN, else none]"],
         ["state-dir", None, "", "[default: $STATE_DIRECTORY, else the XDG state directory]"],
     ]
     optFlags: ClassVar[list[list[str | None]]] = [
@@ -76,6 +77,7 @@ class Options(PluginOptions):
                 ca=Path(self["ca"]) if self["ca"] else None,
                 pin=self["pin"],
                 cert=Path(self["cert"]) if self["cert"] else None,
+                token=Path(self["token"]) if self["token"] else None,
             )
         except (ValueError, ProxyServiceError) as error:
             raise usage.UsageError(str(error)) from None

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from proxyservice.process import (
     on_hangup,
     prepare_reactor,
 )
+from proxyservice.server.access import Access
 from proxyservice.server.claims import Claimed
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
@@ -166,6 +168,7 @@ class Options(PluginOptions):
         ["tls-cert", None, "", "Certificate chain (PEM) of endpoints like tls:tcp:6009."],
         ["tls-key", None, "", "Its key (PEM). Both are read again on SIGHUP."],
         ["tls-client-ca", None, "", "Authorities (PEM) that nodes need a certificate of."],
+        ["token-file", None, "", "Tokens that nodes need one of; read again on SIGHUP."],
         ["max-frame", None, "64MiB", "Largest relayed frame."],
         ["inflate-check", None, "0", "Inflate and check relayed bodies up to this size."],
         ["store", None, "", "memory: or sqlite:///path [default: in the state directory]"],
@@ -197,6 +200,7 @@ class Options(PluginOptions):
                 why = SYSTEMD_ENDPOINTS if "systemd:" in endpoint else error
                 raise usage.UsageError(f"--listen {endpoint!r}: {why}") from None
         self["certificate"] = self._certificate()
+        self["access"] = self._access()
         try:
             self["store"] = store_url(self["store"], self["state-dir"])
         except ValueError as error:
@@ -210,6 +214,14 @@ class Options(PluginOptions):
             name, default = str(row[0]), row[2]
             if default and self[name] == "":
                 raise usage.UsageError(f"--{name} needs a value")
+
+    def _access(self) -> Access:
+        """The operator's files. Raises UsageError."""
+        tokens = self["token-file"]
+        try:
+            return Access(Path(tokens).absolute() if tokens else None)
+        except StartError as error:
+            raise usage.UsageError(str(error)) from None
 
     def _certificate(self) -> ServerCertificate | None:
         """What TLS endpoints show. Raises UsageError."""
@@ -248,7 +260,16 @@ def make_state_directory(option: str) -> Path:
 
 def _default_claimed(options: Options) -> Claimed:
     """Where nodes have to show more than a proof, a claim is not enough."""
-    return Claimed.DENY if options["tls-client-ca"] else Claimed.ALLOW
+    more = options["tls-client-ca"] or options["access"].wants_tokens
+    return Claimed.DENY if more else Claimed.ALLOW
+
+
+def _reload(certificate: ServerCertificate | None, factory: MainFactory) -> None:
+    """SIGHUP: what the files say now holds for who comes and for who is there."""
+    if certificate is not None:
+        certificate.reload()
+    factory.access.reload()
+    factory.check_access()
 
 
 def makeService(options: Options) -> Service:
@@ -285,7 +306,7 @@ def makeService(options: Options) -> Service:
         times=times,
         limits=limits,
     )
-    factory = MainFactory(registry, deadlines, time.monotonic, settings, room)
+    factory = MainFactory(registry, deadlines, time.monotonic, settings, room, options["access"])
     lock = StateLock(directory)
     certificate = options["certificate"]
     service = ProxyService(
@@ -301,8 +322,8 @@ def makeService(options: Options) -> Service:
         options["drain"],
         Notifier.of_this_process(),
     )
-    if certificate is not None:
-        reactor.callWhenRunning(on_hangup, reactor, certificate.reload)
+    factory.watch_access()
+    reactor.callWhenRunning(on_hangup, reactor, partial(_reload, certificate, factory))
     services.append(service)
     if not options["claimed"] and settings.claimed is Claimed.ALLOW:
         reactor.callWhenRunning(log.warn, CLAIMS_ALLOWED)

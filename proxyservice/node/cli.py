@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -88,6 +89,41 @@ def fingerprint(key: Path | None) -> None:
     click.echo(f"{path} {fingerprint_of(load_key(path))}")
 
 
+@main.group()
+def token() -> None:
+    """Tokens, which a relay's operator gives to nodes."""
+
+
+@token.command("new")
+@click.argument("name")
+@click.option(
+    "--expires", metavar="DURATION", help="It ends after this: 90d, 12h.  [default: never]"
+)
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the secret there, mode 0600, instead of showing it.",
+)
+def new_token(name: str, expires: str | None, out: Path | None) -> None:
+    """Make a token for NAME: the secret, shown once, and the line for --token-file.
+
+    The line on stdout is the relay's; the secret, which the node needs, goes
+    to stderr, or to a file.
+    """
+    from proxyservice.node.tokens import make_token, write_token
+
+    try:
+        made, line = make_token(name, expires, time.time())
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if out is None:
+        click.echo(made.text, err=True)
+    else:
+        write_token(out, made)
+    click.echo(line)
+
+
 @main.command()
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option(
@@ -122,6 +158,12 @@ def fingerprint(key: Path | None) -> None:
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Certificate with its key (PEM), for relays that want one.",
+)
+@click.option(
+    "--token",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with a token, for relays that want one.  [default: $PROXYSERVICE_TOKEN]",
 )
 @click.option("--release", is_flag=True, help="Give the address back at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an event.")

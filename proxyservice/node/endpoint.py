@@ -7,6 +7,7 @@ them listens.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from proxyservice.node.node import Node
 from proxyservice.node.state import KEY_FILE, KNOWN_RELAYS_FILE, state_directory
 from proxyservice.node.streams import FactoryAcceptor, Visit, tcp_address
 from proxyservice.node.tls import TLSTrust, parse_pin
+from proxyservice.node.tokens import find_token
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.tokens import Token
 
 EXPECTED = "write proxied:HOST[:PORT] or proxied:servers=HOST[:PORT],..."
 
@@ -41,6 +44,7 @@ class ProxiedServerEndpoint:
     ``servers`` is a failover list of `HOST[:PORT]` or `Server`; ``key`` a key
     file, made on first use, by default the one in the state directory, where
     the known relays are kept too. ``trust``: whose certificates are good.
+    ``token``: a file with a token, else that of the environment, if any.
     ``release``: give the address back when the port stops listening; otherwise
     it stays remembered. Raises StartError for servers that cannot be read.
     """
@@ -54,8 +58,10 @@ class ProxiedServerEndpoint:
         origin: str = "",
         release: bool = False,
         trust: TLSTrust | None = None,
+        token: Path | None = None,
     ) -> None:
         self._reactor = reactor
+        self._token_file = token
         self._servers = tuple(parse_server(server, reactor, trust) for server in servers)
         self._pins = trust.pins if trust is not None else ()
         self._key_file = None if key is None else Path(key).absolute()
@@ -69,7 +75,8 @@ class ProxiedServerEndpoint:
         server will have this node, ValueError when the origin listens already.
         """
         try:
-            shared = _shared_node(self._reactor, self._servers, self._key_file, self._pins)
+            token = find_token(self._token_file, os.environ)
+            shared = _shared_node(self._reactor, self._servers, self._key_file, self._pins, token)
             lease = shared.open(self._origin, protocolFactory)
         except (StartError, ValueError) as error:
             return fail(error)
@@ -147,14 +154,19 @@ class _SharedNode:
     """The node of all endpoints with the same servers and key; runs while one of them listens."""
 
     def __init__(
-        self, key: _NodeKey, reactor: Any, servers: Sequence[Server], pins: tuple[bytes, ...]
+        self,
+        key: _NodeKey,
+        reactor: Any,
+        servers: Sequence[Server],
+        pins: tuple[bytes, ...],
+        token: Token | None,
     ) -> None:
         self._key = key
         self._reactor = reactor
         self.node = Node(
             servers,
             reactor=reactor,
-            identity=NodeIdentity(key=load_or_create_key(key[2])),
+            identity=NodeIdentity(key=load_or_create_key(key[2]), token=token),
             known_relays=KnownRelays(state_directory() / KNOWN_RELAYS_FILE),
             trust=TLSTrust(pins=pins),
         )
@@ -189,14 +201,18 @@ class _SharedNode:
 
 
 def _shared_node(
-    reactor: Any, servers: Sequence[Server], key_file: Path | None, pins: tuple[bytes, ...]
+    reactor: Any,
+    servers: Sequence[Server],
+    key_file: Path | None,
+    pins: tuple[bytes, ...],
+    token: Token | None,
 ) -> _SharedNode:
     """The running node, or a new one. Raises StartError."""
     key_file = key_file or state_directory() / KEY_FILE
     key = (id(reactor), tuple(server.name for server in servers), key_file)
     shared = _shared_nodes.get(key)
     if shared is None or shared.node.error is not None:
-        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers, pins)
+        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers, pins, token)
     return shared
 
 
@@ -221,11 +237,18 @@ def parse_endpoint(
     except ValueError as error:
         raise ValueError(f"proxied: {error}") from None
     trust = TLSTrust(Path(ca).absolute() if ca else None, pins)
+    token = options.pop("token", None)
     if options:
         raise ValueError(f"proxied: there is no option {min(options)!r}")
     try:
         return ProxiedServerEndpoint(
-            reactor, names, key=key, origin=origin, release=release, trust=trust
+            reactor,
+            names,
+            key=key,
+            origin=origin,
+            release=release,
+            trust=trust,
+            token=Path(token).absolute() if token else None,
         )
     except ProxyServiceError as error:
         raise ValueError(f"proxied: {error}; {EXPECTED}") from None

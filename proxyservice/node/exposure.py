@@ -6,6 +6,7 @@ settings, the service, and the exit status that an error means.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,9 @@ from proxyservice.node.state import KEY_FILE, KNOWN_RELAYS_FILE, state_directory
 from proxyservice.node.streams import Visit
 from proxyservice.node.targets import Target, parse_target
 from proxyservice.node.tls import TLSTrust, parse_pin
+from proxyservice.node.tokens import find_token
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.tokens import Token
 
 FAILED_STATUS = 1
 SUPERSEDED_STATUS = 3
@@ -65,6 +68,8 @@ class ExposeSettings:
     """Give the addresses back at the end."""
     trust: TLSTrust = field(default_factory=TLSTrust)
     """Of servers that begin with `tls:`."""
+    token: Token | None = None
+    """For servers that want one."""
 
 
 def read_settings(
@@ -80,6 +85,7 @@ def read_settings(
     ca: Path | None = None,
     pin: Sequence[str] = (),
     cert: Path | None = None,
+    token: Path | None = None,
 ) -> ExposeSettings:
     """Check what the user wrote. Raises ValueError, or StartError for a missing home."""
     for repeated in {text for text in targets if targets.count(text) > 1}:
@@ -106,6 +112,7 @@ def read_settings(
         proxy_protocol=proxy_protocol,
         release=release,
         trust=trust,
+        token=find_token(token, os.environ),
     )
 
 
@@ -167,7 +174,7 @@ class Exposure(Service):
         node = Node(
             settings.servers,
             reactor=self._reactor,
-            identity=NodeIdentity(key=key),
+            identity=NodeIdentity(key=key, token=settings.token),
             known_relays=KnownRelays(settings.known_relays_file),
             events=self._events,
             trust=settings.trust,

@@ -85,7 +85,11 @@ class Handshake:
             self.hello_body,
             body,
         )
-        return pb.Proof(signature=sign_proof(key, signed))
+        proof = pb.Proof(signature=sign_proof(key, signed))
+        token = self._identity.token
+        if token is not None:
+            proof.token_id, proof.token_signature = token.id, token.sign(signed)
+        return proof
 
     def _check_relay(self, relay_id: bytes, channel: Channel) -> None:
         """Raises UntrustedError when somebody else answers."""

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from proxyservice.node.keys import public_bytes
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.identity import connection_id, node_id
+from proxyservice.wire.tokens import Token
 
 NET_KEY_BYTES = 32
 
@@ -29,8 +30,11 @@ class NodeIdentity:
         key: Ed25519PrivateKey | None = None,
         net_key: bytes | None = None,
         first_address: str = FIRST_ADDRESS,
+        token: Token | None = None,
     ) -> None:
         self.key = key
+        self.token = token
+        """Shown with each proof, to relays that want one."""
         if key is not None:
             net_key = public_bytes(key)
         self.net_key = net_key or secrets.token_bytes(NET_KEY_BYTES)

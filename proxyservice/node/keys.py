@@ -46,14 +46,17 @@ def create_key(path: Path) -> Ed25519PrivateKey:
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_whole(path, text)
+        write_private(path, text)
     except OSError as error:
         raise StartError(f"cannot create key file {path}: {error.strerror}") from None
     return key
 
 
-def _write_whole(path: Path, text: bytes) -> None:
-    """Put a complete file in its place, or none: a reader never sees half a key."""
+def write_private(path: Path, text: bytes) -> None:
+    """Put a complete file in its place, mode 0600, or none: a reader never sees half a secret.
+
+    Raises OSError, also when there is one.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -69,7 +72,7 @@ def _write_whole(path: Path, text: bytes) -> None:
 def load_key(path: Path) -> Ed25519PrivateKey:
     """Read a key file. Raises StartError with one line that says what to do."""
     try:
-        key = load_pem_private_key(_read_private(path), password=None)
+        key = load_pem_private_key(read_private(path), password=None)
     except OSError as error:
         raise StartError(f"cannot read key file {path}: {error.strerror}") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -79,11 +82,12 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _read_private(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
+    """Of a secret's file. Raises OSError, and StartError when others may read it too."""
     with path.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if mode & _OTHERS_MAY:
-            raise StartError(f"key file {path} is open to others; do: chmod 600 {path}")
+            raise StartError(f"{path} is open to others; do: chmod 600 {path}")
         return file.read(KEY_FILE_LIMIT_BYTES)
 
 

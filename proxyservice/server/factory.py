@@ -20,6 +20,7 @@ from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.addresses import is_private
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.outlet import Outlet
+from proxyservice.server.access import Access
 from proxyservice.server.main import MainConnection
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.settings import ServiceSettings
@@ -27,7 +28,22 @@ from proxyservice.server.takeover import Takeovers
 from proxyservice.server.waiting_room import WaitingRoom, WaitingVisitor
 from proxyservice.wire.relay_check import RelayScanner
 
+ACCESS_WATCH_SECONDS = 1.0
+"""How soon after its end a token's connection is cut."""
+
 log = Logger()
+
+
+class _AccessWatch:
+    """One for a service: tokens end by the wall clock, which may be set."""
+
+    def __init__(self, factory: MainFactory) -> None:
+        self._factory = factory
+
+    def deadline_passed(self, now: float) -> float:
+        if self._factory.access.has_ended():
+            self._factory.check_access()
+        return now + ACCESS_WATCH_SECONDS
 
 
 class MainFactory(Factory):
@@ -42,11 +58,13 @@ class MainFactory(Factory):
         now: Callable[[], float],
         settings: ServiceSettings,
         waiting_room: WaitingRoom,
+        access: Access | None = None,
     ) -> None:
         self.registry = registry
         self.deadlines = deadlines
         self.now = now
         self.settings = settings
+        self.access = access or Access()
         self.takeovers = Takeovers(registry, deadlines, now)
         self.connections: set[MainConnection] = set()
         self.waiting_room = waiting_room
@@ -121,6 +139,15 @@ class MainFactory(Factory):
     def quota(self, connection: MainConnection) -> LeaseQuota | None:
         """How many leases this node may have; None: any number."""
         return None if self.settings.trusts(connection.source) else self.settings.quota
+
+    def check_access(self) -> None:
+        """End the connection of whoever would not be let in any more."""
+        for connection in list(self.connections):
+            connection.check_access()
+
+    def watch_access(self) -> None:
+        """Have an eye on what ends by itself, from now on."""
+        self.deadlines.set(_AccessWatch(self), self.now() + ACCESS_WATCH_SECONDS)
 
     # -------------------------------------------------------------- visitors
 

@@ -12,6 +12,7 @@ from typing import cast
 from proxyservice.errors import FrameError, RefusedError
 from proxyservice.leases.lease import Identity
 from proxyservice.net.tls_transport import Channel
+from proxyservice.server.access import NOBODY, Access
 from proxyservice.streams.windows import CREDIT_LIMIT
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import parse_payload
@@ -24,6 +25,9 @@ FEATURES = 1 << pb.FEATURE_STREAMS | 1 << pb.FEATURE_RELEASE | 1 << pb.FEATURE_D
 
 PROOF_SECONDS = 10.0
 """How long a Challenge can be answered: a slow phone on a slow network manages."""
+
+EVERYBODY = Access()
+"""No file says who may come in."""
 
 
 class Handshake:
@@ -49,6 +53,7 @@ class Handshake:
         self._challenge_body = b""
         self._server_nonce = secrets.token_bytes(NONCE_BYTES)
         self._valid_until = 0.0
+        self.caller = NOBODY
 
     def speaks(self, feature: pb.Feature) -> bool:
         """Whether both sides can do it."""
@@ -69,8 +74,11 @@ class Handshake:
         self._challenge_body = body
         self._valid_until = now + PROOF_SECONDS
 
-    def prove(self, message: pb.Message, now: float) -> Identity:
-        """Check a Proof. Raises RefusedError; whatever the outcome, there is no second try."""
+    def prove(self, message: pb.Message, now: float, access: Access = EVERYBODY) -> Identity:
+        """Check a Proof, and the token in it where ``access`` wants one.
+
+        Raises RefusedError; whatever the outcome, there is no second try.
+        """
         proof = cast("pb.Proof", parse_payload(message))
         in_time, self._valid_until = now < self._valid_until, 0.0
         signed = proof_input(
@@ -90,4 +98,5 @@ class Handshake:
             raise RefusedError(pb.REFUSAL_UNAUTHENTICATED, "the proof came too late")
         if not verify_proof(self._net_key, proof.signature, signed):
             raise RefusedError(pb.REFUSAL_UNAUTHENTICATED, "the proof does not verify")
+        self.caller = access.admit(proof, signed)
         return Identity(True, self._net_key)

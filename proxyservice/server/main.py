@@ -218,7 +218,17 @@ class MainConnection(EagerProtocol):
         if self.identity is not None:
             raise FrameError("a Proof after the identity was settled")
         try:
-            self._identified(self.handshake.prove(message, self.factory.now()))
+            access = self.factory.access
+            self._identified(self.handshake.prove(message, self.factory.now(), access))
+        except RefusedError as error:
+            self.refuse(error)
+
+    def check_access(self) -> None:
+        """What the operator's files say may have changed since this node was let in."""
+        if self.identity is None or self.handshake is None or self.closing or self._refused:
+            return
+        try:
+            self.factory.access.check(self.handshake.caller)
         except RefusedError as error:
             self.refuse(error)
 

@@ -206,8 +206,8 @@ class RawNode(Protocol):
         self.hello_body = frame[HEADER_BYTES:]
         self.write(frame)
 
-    def proof(self, challenge: Said, **changed: Any) -> pb.Proof:
-        """A Proof that answers this Challenge, but for what is changed."""
+    def signed(self, challenge: Said, **changed: Any) -> bytes:
+        """What a Proof that answers this Challenge covers, but for what is changed."""
         parts: dict[str, Any] = {
             "network_id": NET,
             "relay_id": challenge.payload.relay_id,
@@ -219,8 +219,11 @@ class RawNode(Protocol):
             "hello_body": self.hello_body,
             "challenge_body": challenge.raw[HEADER_BYTES:],
         }
-        signed = proof_input(**{**parts, **changed})
-        return pb.Proof(signature=sign_proof(self.key, signed))
+        return proof_input(**{**parts, **changed})
+
+    def proof(self, challenge: Said, **changed: Any) -> pb.Proof:
+        """The Proof."""
+        return pb.Proof(signature=sign_proof(self.key, self.signed(challenge, **changed)))
 
     def prove(self) -> Said:
         """The whole handshake; returns the Welcome."""
