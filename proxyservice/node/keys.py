@@ -87,7 +87,7 @@ def read_private(path: Path) -> bytes:
     with path.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if mode & _OTHERS_MAY:
-            raise StartError(f"{path} is open to others; do: chmod 600 {path}")
+            raise StartError(f"secret file {path} is open to others; do: chmod 600 {path}")
         return file.read(KEY_FILE_LIMIT_BYTES)
 
 

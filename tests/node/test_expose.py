@@ -370,7 +370,7 @@ def test_the_service_without_a_usable_key_does_not_start(run: Expose, tmp_path: 
     words = ["--via", "127.0.0.1:1", "--expose", "80", "--key", key]
     node = run(SCRIPTS / "twistd", "-n", "--pidfile=", "proxynode", *words)
     assert node.ended() == 1
-    assert re.fullmatch(f"proxynode: key file {key} is open to others.*\n", node.stderr)
+    assert re.fullmatch(f"proxynode: secret file {key} is open to others.*\n", node.stderr)
 
 
 # ----------------------------------------------------------------- the endpoint

@@ -1,4 +1,4 @@
-"""Tokens: what is in the file, what a proof needs, and what happens when one is not good any more."""
+"""Tokens: what is in the file, what a proof needs, and what becomes of one that is good no more."""
 
 from __future__ import annotations
 
