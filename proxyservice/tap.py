@@ -30,6 +30,7 @@ from proxyservice.process import (
 )
 from proxyservice.server.access import Access
 from proxyservice.server.claims import Claimed
+from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.notify import Notifier
@@ -306,7 +307,10 @@ def makeService(options: Options) -> Service:
         times=times,
         limits=limits,
     )
-    factory = MainFactory(registry, deadlines, time.monotonic, settings, room, options["access"])
+    descriptors = Descriptors(lambda: factory.open_sockets + len(ports) + room.count)
+    factory = MainFactory(
+        registry, deadlines, time.monotonic, settings, room, options["access"], descriptors
+    )
     lock = StateLock(directory)
     certificate = options["certificate"]
     service = ProxyService(

@@ -21,6 +21,7 @@ from proxyservice.net.addresses import is_private
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.outlet import Outlet
 from proxyservice.server.access import Access
+from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.settings import ServiceSettings
@@ -59,6 +60,7 @@ class MainFactory(Factory):
         settings: ServiceSettings,
         waiting_room: WaitingRoom,
         access: Access | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
         self.registry = registry
         self.deadlines = deadlines
@@ -67,14 +69,24 @@ class MainFactory(Factory):
         self.access = access or Access()
         self.takeovers = Takeovers(registry, deadlines, now)
         self.connections: set[MainConnection] = set()
+        self.visitors = 0
+        """Of all nodes."""
+        self.descriptors = descriptors or Descriptors(lambda: self.open_sockets)
         self.waiting_room = waiting_room
         self._warned = False
         self._empty: list[Deferred[None]] = []
         self._strangers: OrderedDict[MainConnection, None] = OrderedDict()
         self._strangers_of: dict[str, int] = {}
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+    @property
+    def open_sockets(self) -> int:
+        """Main connections and visitors."""
+        return len(self.connections) + self.visitors
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """One protocol for each accepted socket; who may stay is decided in `arrived`."""
+        if not self.descriptors.room_for_node:
+            return None
         connection = MainConnection()
         connection.factory = self
         return connection

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from proxyservice.server.main import MainConnection
 
 
+FULL_RETRY_SECONDS = 5.0
+"""A node that finds no descriptor left may ask again after this long."""
+
+
 class _Holding:
     """One lease of this connection, or the question for it."""
 
@@ -140,6 +144,9 @@ class NodeLeases:
     def _acquire(self, holding: _Holding, request: LeaseRequest) -> Deferred[Grant]:
         if self._holdings.get(holding.owner.origin) is not holding:
             raise RefusedError(pb.REFUSAL_SUPERSEDED, "the request is over")  # nobody hears it
+        if not self._factory.descriptors.room_for_node:
+            why = "the relay has no descriptor left for another port"
+            raise RefusedError(pb.REFUSAL_EXHAUSTED, why, FULL_RETRY_SECONDS)
         return self._factory.registry.acquire(
             holding.owner,
             self,
@@ -299,6 +306,7 @@ class NodeLeases:
 
     def _visitor_gone(self, holding: _Holding, visitor: Any) -> None:
         holding.visitors.discard(visitor)
+        self._factory.visitors -= 1
         self.close_if_drained()
 
     def close_if_drained(self) -> None:
@@ -343,6 +351,7 @@ class NodeLeases:
             )
         if visitor is not None:
             holding.visitors.add(visitor)
+            self._factory.visitors += 1
         return visitor
 
     def _stream_visitor(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,6 @@ TICK_SECONDS = 0.25
 
 TLS_PREFIX = "tls:"
 """In front of the endpoint string of a main port: TLS on it."""
-
-DESCRIPTORS_BESIDE_NODES = 64
-"""Log, store, epoll and some room."""
-
-DESCRIPTORS_PER_NODE = 3
-"""Main connection, proxy port, one visitor."""
 
 log = Logger()
 
@@ -146,8 +139,8 @@ class ProxyService(Service):
         self._lock.release()
 
     def _announce(self) -> None:
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        descriptors = self._factory.descriptors
+        most = descriptors.raise_limit()
         for port in self._main_ports:
             host = port.getHost()
             log.info(
@@ -160,13 +153,15 @@ class ProxyService(Service):
                 low=self._port_range.start,
                 high=self._port_range.stop - 1,
                 descriptors=most,
-                nodes=(most - DESCRIPTORS_BESIDE_NODES) // DESCRIPTORS_PER_NODE,
+                nodes=descriptors.nodes,
             )
 
     def visitor_arrived(self, port: int, host: str, visitor_port: int) -> Protocol | None:
         """A connection to a proxy port; its holder decides."""
         found = self._registry.visited(port)
         if found is None:
+            return None
+        if not self._factory.descriptors.room_for_visitor:
             return None
         lease, holder = found
         if holder is None:

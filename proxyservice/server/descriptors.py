@@ -1,0 +1,73 @@
+"""How many sockets may be open, and for whom the last ones are kept.
+
+Running out of descriptors must cost those who come, never those who are there:
+visitors are turned away first, then leases are refused, then connections. What
+is counted are the sockets of the service; a reserve is left for all the rest.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from math import inf
+
+from twisted.logger import Logger
+
+VISITORS_SHARE = 0.85
+RESERVED_FOR_NODES = 64
+"""No visitor takes one of these, nor of the last 15 %: a node that comes back must get in."""
+
+RESERVED_FOR_US = 32
+"""Log, store, epoll, main ports and what libraries open for a moment; 15 on an idle service."""
+
+MOST = 1 << 20
+"""Where the system names no limit: Linux's own default for one process."""
+
+DESCRIPTORS_PER_NODE = 3
+"""Main connection, proxy port, one visitor."""
+
+log = Logger()
+
+
+class Descriptors:
+    """``count()`` says how many sockets the service has; unlimited until `raise_limit`."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+        self._limit: float = inf
+        self._short = False
+
+    def raise_limit(self) -> int:
+        """To what the system allows; return that."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        self._limit = MOST if most == resource.RLIM_INFINITY else most
+        return int(self._limit)
+
+    @property
+    def nodes(self) -> int:
+        """For how many nodes with a visitor each there is room."""
+        return int((self._limit - RESERVED_FOR_NODES) // DESCRIPTORS_PER_NODE)
+
+    @property
+    def room_for_node(self) -> bool:
+        """A main connection or a proxy port may be opened."""
+        return self._count() < self._limit - RESERVED_FOR_US
+
+    @property
+    def room_for_visitor(self) -> bool:
+        """One more visitor leaves enough for nodes. Says in the log when that changes."""
+        count, most = self._count(), self._limit
+        room = count < min(VISITORS_SHARE * most, most - RESERVED_FOR_NODES)
+        if room == self._short:
+            self._short = not room
+            if room:
+                log.info("visitors are let in again: {count} sockets are open", count=count)
+            else:
+                log.warn(
+                    "visitors are turned away: {count} sockets are open, and {limit} descriptors "
+                    "are all; raise the hard limit (LimitNOFILE=, ulimit -Hn)",
+                    count=count,
+                    limit=int(most),
+                )
+        return room
