@@ -2,7 +2,7 @@
 
 Twisted does the TLS; this adds how much waits to leave, and the channel that a
 proof is bound to (RFC 9266). Small frames are gathered by `Outlet`, so nothing
-is delayed here.
+is delayed here. Reading is eager, and asks the protocol above how much it can take.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 
+from proxyservice.net.eager import EagerProtocol
 from proxyservice.wire.proof import BINDING_BYTES, NO_BINDING, Binding
 
 EXPORTER_LABEL = b"EXPORTER-Channel-Binding"
@@ -41,11 +43,39 @@ def key_hash(certificate: x509.Certificate) -> bytes:
     return sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
-class TLSTransport(TLSMemoryBIOProtocol):
+def tls_failure(reason: Failure) -> str:
+    """What OpenSSL says of a connection that TLS ended; empty when it was something else."""
+    if not reason.check(SSL.Error):
+        return ""
+    arguments = getattr(reason.value, "args", ())
+    details = arguments[0] if arguments else []
+    return "; ".join(str(detail[-1]) for detail in details if detail and detail[-1]) or "closed"
+
+
+class TLSTransport(TLSMemoryBIOProtocol, EagerProtocol):
     """Made by `tls_factory`; a transport for `MainConnection` and `NodeConnection`."""
 
     transport: Any
     factory: _TLSFactory
+    wrappedProtocol: EagerProtocol
+    _heard = False
+
+    def receiveRoom(self) -> int | memoryview:
+        """As the protocol above has it: what TLS adds makes its bytes a little fewer."""
+        room = self.wrappedProtocol.receiveRoom()
+        assert isinstance(room, int), "encrypted bytes have no place in the memory of a protocol"
+        return room
+
+    def bufferReceived(self, view: memoryview) -> None:
+        """Encrypted bytes came.
+
+        The first ones are told above, as none: whoever begins TLS has begun to
+        speak, and has as long to say who it is as anybody.
+        """
+        if not self._heard:
+            self._heard = True
+            self.wrappedProtocol.bufferReceived(view[:0])
+        self.dataReceived(view)
 
     @property
     def queued_bytes(self) -> int:

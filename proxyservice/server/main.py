@@ -25,7 +25,7 @@ from proxyservice.net.eager import RECEIVE_BYTES, EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
-from proxyservice.net.tls_transport import channel_of
+from proxyservice.net.tls_transport import channel_of, tls_failure
 from proxyservice.server.answers import Answers
 from proxyservice.server.handshake import Handshake
 from proxyservice.server.lease_request import LeaseRequest
@@ -379,6 +379,8 @@ class MainConnection(EagerProtocol):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
         """The transport is gone, for whatever reason."""
+        if why := tls_failure(reason):
+            self.factory.refused(self, FrameError(f"TLS failed: {why}"))
         self._let_go()
         self.outlet.close()
         self.factory.deadlines.forget(self)
