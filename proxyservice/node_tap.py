@@ -30,7 +30,8 @@ class Options(PluginOptions):
         ["label", None, "", "Text for the relay's operator."],
         ["proxy-protocol", None, "", "v1 or v2: tell the target the visitor's address."],
         ["ca", None, "", "Authorities (PEM) of relays with tls:. [default: the system's]"],
-        ["cert", None, "", "Certificate with its key (PEM), for relays that want one."],
+        ["cert", None, "", "Certificate (PEM) to show, for relays that want one."],
+        ["cert-key", None, "", "Its key (PEM). [default: in the same file]"],
         ["token", None, "", "File with a token. [default: $PROXYSERVICE_TOKEN, else none]"],
         ["state-dir", None, "", "[default: $STATE_DIRECTORY, else the XDG state directory]"],
     ]
@@ -77,6 +78,7 @@ class Options(PluginOptions):
                 ca=Path(self["ca"]) if self["ca"] else None,
                 pin=self["pin"],
                 cert=Path(self["cert"]) if self["cert"] else None,
+                cert_key=Path(self["cert-key"]) if self["cert-key"] else None,
                 token=Path(self["token"]) if self["token"] else None,
             )
         except (ValueError, ProxyServiceError) as error:

@@ -157,7 +157,13 @@ def new_token(name: str, expires: str | None, out: Path | None) -> None:
     "--cert",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Certificate with its key (PEM), for relays that want one.",
+    help="Certificate (PEM) to show, for relays that want one.",
+)
+@click.option(
+    "--cert-key",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Its key (PEM).  [default: in the same file]",
 )
 @click.option(
     "--token",

@@ -63,7 +63,7 @@ class ProxiedServerEndpoint:
         self._reactor = reactor
         self._token_file = token
         self._servers = tuple(parse_server(server, reactor, trust) for server in servers)
-        self._pins = trust.pins if trust is not None else ()
+        self._trust = trust
         self._key_file = None if key is None else Path(key).absolute()
         self._origin = origin
         self._release = release
@@ -76,7 +76,7 @@ class ProxiedServerEndpoint:
         """
         try:
             token = find_token(self._token_file, os.environ)
-            shared = _shared_node(self._reactor, self._servers, self._key_file, self._pins, token)
+            shared = _shared_node(self._reactor, self._servers, self._key_file, self._trust, token)
             lease = shared.open(self._origin, protocolFactory)
         except (StartError, ValueError) as error:
             return fail(error)
@@ -146,19 +146,21 @@ class _OriginAcceptor:
             self._acceptor.accept(visit, switch, stream)
 
 
-_NodeKey = tuple[int, tuple[str, ...], Path]
+_NodeKey = tuple[int, tuple[str, ...], Path, TLSTrust | None]
 _shared_nodes: dict[_NodeKey, _SharedNode] = {}
 
 
 class _SharedNode:
-    """The node of all endpoints with the same servers and key; runs while one of them listens."""
+    """The node of all endpoints with the same servers, key and trust.
+
+    It runs while one of them listens.
+    """
 
     def __init__(
         self,
         key: _NodeKey,
         reactor: Any,
         servers: Sequence[Server],
-        pins: tuple[bytes, ...],
         token: Token | None,
     ) -> None:
         self._key = key
@@ -168,7 +170,6 @@ class _SharedNode:
             reactor=reactor,
             identity=NodeIdentity(key=load_or_create_key(key[2]), token=token),
             known_relays=KnownRelays(state_directory() / KNOWN_RELAYS_FILE),
-            trust=TLSTrust(pins=pins),
         )
         self._leases: dict[str, NodeLease] = {}
         self._listening = 0
@@ -204,15 +205,15 @@ def _shared_node(
     reactor: Any,
     servers: Sequence[Server],
     key_file: Path | None,
-    pins: tuple[bytes, ...],
+    trust: TLSTrust | None,
     token: Token | None,
 ) -> _SharedNode:
     """The running node, or a new one. Raises StartError."""
     key_file = key_file or state_directory() / KEY_FILE
-    key = (id(reactor), tuple(server.name for server in servers), key_file)
+    key = (id(reactor), tuple(server.name for server in servers), key_file, trust)
     shared = _shared_nodes.get(key)
     if shared is None or shared.node.error is not None:
-        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers, pins, token)
+        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers, token)
     return shared
 
 
@@ -231,12 +232,7 @@ def parse_endpoint(
     names = servers.split(",")
     if _yes(options, "tls"):
         names = [TLS_PREFIX + name for name in names]
-    ca, pin = options.pop("ca", None), options.pop("pin", "")
-    try:
-        pins = tuple(map(parse_pin, pin.split()))
-    except ValueError as error:
-        raise ValueError(f"proxied: {error}") from None
-    trust = TLSTrust(Path(ca).absolute() if ca else None, pins)
+    trust = _trust(options)
     token = options.pop("token", None)
     if options:
         raise ValueError(f"proxied: there is no option {min(options)!r}")
@@ -248,10 +244,23 @@ def parse_endpoint(
             origin=origin,
             release=release,
             trust=trust,
-            token=Path(token).absolute() if token else None,
+            token=_path(token),
         )
     except ProxyServiceError as error:
         raise ValueError(f"proxied: {error}; {EXPECTED}") from None
+
+
+def _trust(options: dict[str, str]) -> TLSTrust:
+    ca, certificate, key = (options.pop(name, None) for name in ("ca", "cert", "cert-key"))
+    try:
+        pins = tuple(map(parse_pin, options.pop("pin", "").split()))
+    except ValueError as error:
+        raise ValueError(f"proxied: {error}") from None
+    return TLSTrust(_path(ca), pins, _path(certificate), _path(key))
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).absolute() if text else None
 
 
 def _yes(options: dict[str, str], name: str) -> bool:

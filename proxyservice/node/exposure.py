@@ -85,6 +85,7 @@ def read_settings(
     ca: Path | None = None,
     pin: Sequence[str] = (),
     cert: Path | None = None,
+    cert_key: Path | None = None,
     token: Path | None = None,
 ) -> ExposeSettings:
     """Check what the user wrote. Raises ValueError, or StartError for a missing home."""
@@ -101,6 +102,7 @@ def read_settings(
         None if ca is None else ca.absolute(),
         tuple(map(parse_pin, pin)),
         None if cert is None else cert.absolute(),
+        None if cert_key is None else cert_key.absolute(),
     )
     return ExposeSettings(
         targets=tuple(parse_target(text) for text in targets),

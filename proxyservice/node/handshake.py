@@ -32,13 +32,11 @@ class Handshake:
         identity: NodeIdentity,
         server: str,
         known_relays: KnownRelays,
-        pins: tuple[bytes, ...] = (),
     ) -> None:
         self._network_id = network_id
         self._identity = identity
         self._server = server
         self._known_relays = known_relays
-        self._pins = pins
         self._client_nonce = secrets.token_bytes(NONCE_BYTES)
         self.challenged = False
         self.hello_body = b""
@@ -97,7 +95,3 @@ class Handshake:
             self._known_relays.check(self._server, relay_id)
         elif relay_id != channel.key_hash:
             raise UntrustedError(f"{self._server} is not the relay whose certificate it shows")
-        elif self._pins and relay_id not in self._pins:
-            raise UntrustedError(
-                f"{self._server} shows a certificate that is not pinned: {relay_id.hex()}"
-            )

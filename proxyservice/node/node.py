@@ -67,7 +67,6 @@ class Node(Service):
         self._settings = settings or ConnectionSettings()
         self._events = events or NodeEvents()
         self._legacy = legacy
-        self._pins = trust.pins if trust is not None else ()
         self._leases = NodeLeases(self.identity, self._events, reactor)
         self._peers = PeerLinks(
             lambda address: peer_endpoint(address, reactor), self._events, reactor
@@ -174,7 +173,6 @@ class Node(Service):
                 self.identity,
                 server.name,
                 self._known_relays,
-                self._pins,
             )
         return NodeConnection(
             server.name, self._settings, self.identity, self, handshake, self._reactor

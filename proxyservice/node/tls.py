@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from cryptography import x509
 from OpenSSL import SSL, crypto
 from service_identity import VerificationError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
-    PrivateCertificate,
     TLSVersion,
     optionsForClientTLS,
     platformTrust,
@@ -23,9 +21,14 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyservice.errors import ProxyServiceError, StartError, UntrustedError
+from proxyservice.errors import ProxyServiceError, StartError, UnreachableError, UntrustedError
+from proxyservice.net.certificates import KeyPair, read_certificates, read_key_pair
+from proxyservice.net.tls_transport import key_hash, tls_failure
 
 PIN_BYTES = 32
+
+OURS_REFUSED = ("alert certificate", "alert bad certificate", "alert unknown ca")
+"""How an alert begins by which the relay says that it wants another certificate of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,54 +37,38 @@ class TLSTrust:
 
     ca: Path | None = None  # PEM; None: the system's authorities
     pins: tuple[bytes, ...] = ()
-    certificate: Path | None = None  # PEM of certificate and key, for relays that want one
+    certificate: Path | None = None  # PEM chain, for relays that want one
+    key: Path | None = None  # PEM of its key; None: in the same file
 
     def creator(self, host: str) -> Any:
         """What makes TLS connections to ``host``. Raises StartError."""
-        own = self._own_certificate()
+        if self.certificate is None and self.key is not None:
+            raise StartError(f"{self.key} is the key of no certificate; name that with --cert")
+        options: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_3}
+        if self.certificate is not None:
+            options |= _shown(read_key_pair(self.certificate, self.key or self.certificate))
         if self.pins:
-            options: dict[str, Any] = {}
-            if own is not None:
-                options = {"privateKey": own.privateKey.original, "certificate": own.original}
-            context = CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_3, **options).getContext()
-            return _PinnedCreator(context)
-        return optionsForClientTLS(
-            host,
-            trustRoot=self._authorities(),
-            clientCertificate=own,
-            extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_3},
-        )
+            return _PinnedCreator(CertificateOptions(**options).getContext(), self.pins)
+        trust = self._authorities()
+        try:
+            return optionsForClientTLS(host, trust, extraCertificateOptions=options)
+        except UnicodeError as error:
+            raise StartError(f"no certificate can be for {host!r}: {error}") from None
 
     def _authorities(self) -> Any:
         if self.ca is None:
             return platformTrust()
-        read = x509.load_pem_x509_certificates(_read(self.ca))
-        if not read:
-            raise StartError(f"{self.ca} holds no certificate in PEM")
         return trustRootFromCertificates(
-            [Certificate(crypto.X509.from_cryptography(one)) for one in read]
+            [Certificate(crypto.X509.from_cryptography(one)) for one in read_certificates(self.ca)]
         )
 
-    def _own_certificate(self) -> PrivateCertificate | None:
-        if self.certificate is None:
-            return None
-        text = _read(self.certificate)
-        try:
-            own: PrivateCertificate = PrivateCertificate.loadPEM(text)
-        except (crypto.Error, ValueError):
-            raise StartError(f"{self.certificate} holds no certificate with its key") from None
-        return own
 
-
-def _read(path: Path) -> bytes:
-    try:
-        text = path.read_bytes()
-        x509.load_pem_x509_certificates(text)
-    except OSError as error:
-        raise StartError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise StartError(f"{path} holds no certificate in PEM") from None
-    return text
+def _shown(own: KeyPair) -> dict[str, Any]:
+    return {
+        "privateKey": own.key,
+        "certificate": own.certificate,
+        "extraCertChain": own.intermediates,
+    }
 
 
 def parse_pin(text: str) -> bytes:
@@ -95,28 +82,54 @@ def parse_pin(text: str) -> bytes:
     return pin
 
 
+class NotPinnedError(Exception):
+    """The relay's certificate has another key; its hash is the argument."""
+
+
 @implementer(IOpenSSLClientConnectionCreator)
 class _PinnedCreator:
-    """Lets every certificate through: the handshake above compares its key with the pins."""
+    """Lets a certificate through for its key alone: no authority, no name, no dates.
 
-    def __init__(self, context: SSL.Context) -> None:
+    OpenSSL has seen by then that the relay holds the private half.
+    """
+
+    def __init__(self, context: SSL.Context, pins: tuple[bytes, ...]) -> None:
         self._context = context
+        self._pins = pins
+        context.set_info_callback(self._handshake_moved)
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        return SSL.Connection(self._context, None)
+        connection = SSL.Connection(self._context, None)
+        connection.set_app_data(protocol)
+        return connection
+
+    def _handshake_moved(self, connection: SSL.Connection, where: int, status: int) -> None:
+        if not where & SSL.SSL_CB_HANDSHAKE_DONE:
+            return
+        shown = connection.get_peer_certificate(as_cryptography=True)
+        digest = b"" if shown is None else key_hash(shown)
+        if digest not in self._pins:
+            protocol = cast("TLSMemoryBIOProtocol", connection.get_app_data())
+            protocol.failVerification(Failure(NotPinnedError(digest.hex())))
 
 
 def explain(reason: Failure, server: str) -> ProxyServiceError | None:
-    """What went wrong in TLS, in one line; None when it was something else."""
+    """What went wrong in TLS, in one line; None when it was something else.
+
+    Final is what concerns certificates. Other failures may be somebody's on
+    the path, who shall not be able to do more than end a connection.
+    """
+    if reason.check(NotPinnedError):
+        return UntrustedError(f"{server} shows a certificate that is not pinned: {reason.value}")
     if reason.check(VerificationError):
         return UntrustedError(f"the certificate of {server} is for another name")
-    if not reason.check(SSL.Error):
+    why = tls_failure(reason)
+    if not why:
         return None
-    arguments = getattr(reason.value, "args", ())
-    details = arguments[0] if arguments else []
-    words = "; ".join(str(detail[-1]) for detail in details if detail and detail[-1])
-    if "certificate verify failed" in words:
+    if "certificate verify failed" in why:
         return UntrustedError(
             f"the certificate of {server} is not trusted; name its authority with --ca, or --pin it"
         )
-    return UntrustedError(f"TLS with {server} failed: {words or 'closed'}")
+    if any(alert in why for alert in OURS_REFUSED):
+        return UntrustedError(f"{server} wants another certificate of this node, --cert: {why}")
+    return UnreachableError(f"TLS with {server} failed: {why}")

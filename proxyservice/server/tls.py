@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import (
@@ -18,6 +17,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from proxyservice.errors import StartError
+from proxyservice.net.certificates import read_certificates, read_key_pair
 
 log = Logger()
 
@@ -46,31 +46,23 @@ class ServerCertificate:
             log.info("certificate {path} was read again", path=self._certificate)
 
     def _read(self) -> SSL.Context:
-        try:
-            chain = x509.load_pem_x509_certificates(self._certificate.read_bytes())
-            key = crypto.load_privatekey(crypto.FILETYPE_PEM, self._key.read_bytes())
-            authorities = []
-            if self._client_ca is not None:
-                authorities = x509.load_pem_x509_certificates(self._client_ca.read_bytes())
-        except OSError as error:
-            raise StartError(f"cannot read {error.filename}: {error.strerror}") from None
-        except (ValueError, crypto.Error):
-            raise StartError(
-                f"{self._certificate}, {self._key} or the client CA is no PEM file of its kind"
-            ) from None
-        own, *others = map(crypto.X509.from_cryptography, chain)
-        trusted = [Certificate(crypto.X509.from_cryptography(one)) for one in authorities]
+        own = read_key_pair(self._certificate, self._key)
+        trusted = None
+        if self._client_ca is not None:
+            trusted = trustRootFromCertificates(
+                [
+                    Certificate(crypto.X509.from_cryptography(one))
+                    for one in read_certificates(self._client_ca)
+                ]
+            )
         options = CertificateOptions(
-            privateKey=key,
-            certificate=own,
-            extraCertChain=others,
-            trustRoot=trustRootFromCertificates(trusted) if trusted else None,
+            privateKey=own.key,
+            certificate=own.certificate,
+            extraCertChain=own.intermediates,
+            trustRoot=trusted,
             raiseMinimumTo=TLSVersion.TLSv1_3,
         )
-        try:
-            context: SSL.Context = options.getContext()
-        except SSL.Error:
-            raise StartError(f"{self._key} is not the key of {self._certificate}") from None
+        context: SSL.Context = options.getContext()
         return context
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:

@@ -244,12 +244,10 @@ def test_files_that_cannot_be_used_end_the_start_in_one_line(
 # --------------------------------------------------------------- what a proof is bound to
 
 
-def both_halves(
-    node_channel: Channel, server_channel: Channel, pins: tuple[bytes, ...] = ()
-) -> bool:
+def both_halves(node_channel: Channel, server_channel: Channel) -> bool:
     """A handshake whose ends see these channels; whether the server takes the proof."""
     identity = NodeIdentity(Ed25519PrivateKey.generate())
-    node = NodeHandshake(NET, identity, "relay", KnownRelays(), pins)
+    node = NodeHandshake(NET, identity, "relay", KnownRelays())
     hello = pb.Message(message=node.hello(1).SerializeToString(), sender=identity.sender, opcode=32)
     node.hello_body = hello.SerializeToString()
     server = Handshake(NET, RELAY_ID, server_channel, hello, node.hello_body)
@@ -280,16 +278,13 @@ def test_a_proof_does_not_pass_from_one_connection_to_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "server", "pins"),
+    ("node", "server"),
     [
-        (Channel(1, TLS.binding, OTHER_CERTIFICATE), TLS, ()),  # the certificate was another's
-        (TLS, Channel(), ()),  # no binding on TLS
-        (Channel(), TLS, ()),  # and none expected
-        (TLS, TLS, (OTHER_CERTIFICATE,)),
+        (Channel(1, TLS.binding, OTHER_CERTIFICATE), TLS),  # the certificate was another's
+        (TLS, Channel()),  # no binding on TLS
+        (Channel(), TLS),  # and none expected
     ],
 )
-def test_a_node_proves_nothing_to_who_is_not_the_relay(
-    node: Channel, server: Channel, pins: tuple[bytes, ...]
-) -> None:
+def test_a_node_proves_nothing_to_who_is_not_the_relay(node: Channel, server: Channel) -> None:
     with pytest.raises(UntrustedError):
-        both_halves(node, server, pins)
+        both_halves(node, server)
