@@ -1,0 +1,118 @@
+"""The store fails under the running service: what is there is served, and it recovers by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from proxyservice.wire import proxyservice_pb2 as pb
+from tests.attacks.kit import proxy_request, receive_message
+from tests.node.processes import SCRIPTS, EchoServer, Program, Relay, visit, wait_until
+from tests.real.conftest import address_of
+from tests.survive.conftest import PORTS, Expose, Relays, unused_port
+
+pytestmark = pytest.mark.process
+
+
+def lease(relay: Relay, number: int) -> str | None:
+    """The address that a new node gets; None when it is closed instead."""
+    with socket.create_connection(("127.0.0.1", relay.port), timeout=20) as node:
+        node.sendall(proxy_request(number))
+        try:
+            message = receive_message(node)
+        except ConnectionError:
+            return None
+        return pb.ProxyResponse.FromString(message.message).proxy_address
+
+
+def keeps_serving_until(relay: Relay, exposing: Program, address: str, what: str) -> None:
+    """What was leased is served, nothing new is leased, and it is said once."""
+    number = 100
+    wait_until(lambda: lease(relay, number) is None, what=relay.stdout)
+    relay.wait_for(f"store .* cannot be written: .*{what}.*; new leases are refused until it can")
+    assert visit(address, b"still") == b"still"
+    assert lease(relay, number + 1) is None
+    assert "again" not in exposing.stderr, "the node was never lost"
+
+
+def recovers(relay: Relay, address: str) -> None:
+    relay.wait_for("the store can be written again")
+    assert lease(relay, 102) is not None
+    assert visit(address, b"hello") == b"hello"
+    assert relay.stdout.count("new leases are refused") == 1, "said once"
+
+
+def test_a_store_that_another_program_locks(
+    relays: Relays, expose: Expose, echo: EchoServer
+) -> None:
+    relay = relays()
+    exposing = expose(echo.port, "--via", relay.via)
+    address = address_of(exposing, echo.port)
+    path = relay.directory / "state" / "leases.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        keeps_serving_until(relay, exposing, address, "locked")
+    recovers(relay, address)
+    assert relay.end() == 0
+
+
+@pytest.fixture
+def small_state(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB where the first relay keeps its state."""
+    directory = tmp_path / "relay-0" / "state"
+    directory.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
+    if os.getuid() != 0 or shutil.which("mount") is None or subprocess.run(mount).returncode:
+        pytest.skip("a small file system can only be had by root")
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """The file that took all there was."""
+    full = disk / "something else"
+    with full.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+    return full
+
+
+def test_a_full_disk(small_state: Path, relays: Relays, expose: Expose, echo: EchoServer) -> None:
+    relay = relays()
+    exposing = expose(echo.port, "--via", relay.via)
+    address = address_of(exposing, echo.port)
+    full = fill(small_state)
+    keeps_serving_until(relay, exposing, address, "full")
+    full.unlink()
+    recovers(relay, address)
+    assert relay.end() == 0
+
+
+def test_a_damaged_store_ends_the_start_with_one_line_and_stays_as_it_is(
+    relays: Relays, tmp_path: Path
+) -> None:
+    relay = relays()
+    assert lease(relay, 1) is not None
+    assert relay.end() == 0
+    path = relay.directory / "state" / "leases.sqlite"
+    damaged = b"\0" * 100 + path.read_bytes()[100:]
+    path.write_bytes(damaged)
+    again = Program(
+        tmp_path / "again",
+        *(SCRIPTS / "twistd", "-n", "--pidfile=", "proxyservice"),
+        *("--state-dir", path.parent, "--listen", f"tcp:{unused_port()}:interface=127.0.0.1"),
+        *("--ports", f"{PORTS.start}-{PORTS.stop - 1}"),
+    )
+    assert again.ended() == 1
+    (line,) = again.stderr.splitlines()
+    assert str(path) in line
+    assert "restore a backup, or move it away" in line
+    assert path.read_bytes() == damaged
