@@ -7,115 +7,23 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from proxyservice.errors import RefusedError, UntrustedError
-from proxyservice.net.tls_transport import Channel, key_hash
+from proxyservice.net.tls_transport import Channel
 from proxyservice.node.handshake import Handshake as NodeHandshake
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.known_relays import KnownRelays
 from proxyservice.server.handshake import Handshake
 from proxyservice.wire import proxyservice_pb2 as pb
 from tests.node.processes import SCRIPTS, EchoServer, Program, visit, wait_until
+from tests.server.certificates import Authority, expose, serve
 
 NET = 7
 RELAY_ID = bytes(32)
-
-
-class Authority:
-    """Signs certificates for loopback; `pem` is its own."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        self._directory, self._name = directory, name
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        own = self._builder(self._subject, self._key.public_key())
-        own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        self.pem = directory / f"{name}.pem"
-        signed = own.sign(self._key, hashes.SHA256())
-        self.pem.write_bytes(signed.public_bytes(Encoding.PEM))
-
-    def _builder(
-        self, subject: x509.Name, public: ec.EllipticCurvePublicKey, days: int = 9
-    ) -> x509.CertificateBuilder:
-        now = datetime.now(timezone.utc)
-        return (
-            x509.CertificateBuilder(self._subject, subject, public, x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=10))
-            .not_valid_after(now + timedelta(days=days))
-        )
-
-    def issue(self, name: str, *, host: str = "127.0.0.1", days: int = 9) -> tuple[Path, Path, str]:
-        """Files of a certificate and its key, and the hash to pin."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
-        builder = self._builder(subject, key.public_key(), days).add_extension(names, False)
-        certificate = builder.sign(self._key, hashes.SHA256())
-        files = self._directory / f"{name}.crt", self._directory / f"{name}.key"
-        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
-        files[1].write_bytes(secret)
-        return *files, key_hash(certificate).hex()
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path, "authority")
-
-
-Start = Callable[..., Program]
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[list[Program]]:
-    programs: list[Program] = []
-    yield programs
-    for program in programs:
-        program.kill()
-        said = program.stdout + program.stderr
-        assert "Traceback" not in said, said
-        assert "Unhandled" not in said, said
-
-
-def serve(
-    started: list[Program], directory: Path, port: int, files: tuple[Path, Path, str], *more: object
-) -> Program:
-    low = 25000 + os.getpid() % 1000 * 4
-    program = Program(
-        directory / "relay",
-        *(SCRIPTS / "twistd", "-n", "--pidfile=", "proxyservice", "--state-dir", "state"),
-        *("--listen", f"tls:tcp:{port}:interface=127.0.0.1", "--ports", f"{low}-{low + 3}"),
-        *("--tls-cert", files[0], "--tls-key", files[1], *more),
-    )
-    started.append(program)
-    program.wait_for("started: .*")
-    return program
-
-
-def expose(
-    started: list[Program], directory: Path, target: int, port: int, *more: object
-) -> Program:
-    name = f"node{len(started)}"
-    program = Program(
-        directory / name,
-        *(SCRIPTS / "proxyservice", "expose", target, "--via", f"tls:127.0.0.1:{port}"),
-        *("--key", directory / name / "key", *more),
-        STATE_DIRECTORY=str(directory / name),
-    )
-    started.append(program)
-    return program
 
 
 @pytest.mark.process
