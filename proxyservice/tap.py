@@ -170,6 +170,7 @@ class Options(PluginOptions):
         ["tls-key", None, "", "Its key (PEM). Both are read again on SIGHUP."],
         ["tls-client-ca", None, "", "Authorities (PEM) that nodes need a certificate of."],
         ["token-file", None, "", "Tokens that nodes need one of; read again on SIGHUP."],
+        ["policy", None, "", "TOML file: who may have what; read again on SIGHUP."],
         ["max-frame", None, "64MiB", "Largest relayed frame."],
         ["inflate-check", None, "0", "Inflate and check relayed bodies up to this size."],
         ["store", None, "", "memory: or sqlite:///path [default: in the state directory]"],
@@ -218,9 +219,11 @@ class Options(PluginOptions):
 
     def _access(self) -> Access:
         """The operator's files. Raises UsageError."""
-        tokens = self["token-file"]
+        tokens, policy = (
+            Path(self[name]).absolute() if self[name] else None for name in ("token-file", "policy")
+        )
         try:
-            return Access(Path(tokens).absolute() if tokens else None)
+            return Access(tokens, policy)
         except StartError as error:
             raise usage.UsageError(str(error)) from None
 

@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "cryptography": "cryptography",
     "google": "protobuf",
     "sqlalchemy": "SQLAlchemy",
+    "tomli": "tomli",
     "twisted": "Twisted[tls]",
     "zope": "zope.interface",
 }
@@ -49,7 +50,7 @@ def test_what_is_imported_is_declared() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
-    others = imported - set(sys.stdlib_module_names) - {"proxyservice"}
+    others = imported - set(sys.stdlib_module_names) - {"proxyservice", "tomllib"}
     declared = set(requirements("options", "install_requires"))
     assert {DISTRIBUTIONS.get(name, name) for name in others} == declared
 

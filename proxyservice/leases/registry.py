@@ -77,6 +77,7 @@ class LeaseRegistry(Service):
         self._commits = GroupCommits(
             reactor, self._record.collect, store.write, self._record.written
         )
+        self._reserved: frozenset[int] = frozenset()
         self._tick: Any = None
 
     # -------------------------------------------------------- start and stop
@@ -84,6 +85,7 @@ class LeaseRegistry(Service):
     def startService(self) -> None:
         """Open the store and read it, before the reactor runs. Raises StoreError."""
         self._table = self._record.open(self._ports)
+        self._table.reserve(self._reserved)
         self._commits.start()
         self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
         super().startService()
@@ -125,6 +127,26 @@ class LeaseRegistry(Service):
             return None
         return lease, self._holders.get(lease.owner)
 
+    def port_of(self, owner: Owner) -> int | None:
+        """The port of an owner's lease, in any state."""
+        lease = self._table.of_owner(owner)
+        return None if lease is None else lease.port
+
+    def can_have(self, owner: Owner, port: int) -> bool:
+        """Whether the owner would get this very port now, if it can be bound."""
+        try:
+            self._table.check_wanted(owner, port)
+        except RefusedError:
+            return False
+        return True
+
+    def reserve(self, ports: frozenset[int]) -> None:
+        """From now on these are given to whoever wants them by number, and to nobody else."""
+        self._reserved = ports
+        if self.running:
+            self._table.reserve(ports)
+            self._note_changes()
+
     def live(self, owner: Owner) -> tuple[Lease, Holder] | None:
         """The lease of an owner and who holds it; None while nobody does."""
         lease, holder = self._table.of_owner(owner), self._holders.get(owner)
@@ -142,6 +164,7 @@ class LeaseRegistry(Service):
         wanted_port: int | None = None,
         label: str = "",
         limits: LeaseQuota | None = None,
+        charged_to: str | None = None,
     ) -> Generator[Deferred[Any], Any, Grant]:
         """Grant, bind, commit; fires with the grant. Fails with RefusedError.
 
@@ -152,7 +175,15 @@ class LeaseRegistry(Service):
             raise unstorable()
         if wanted_port is not None:
             self._bind_wanted(owner, wanted_port)
-        grant = self._grant(owner, holder, source, wanted_port, label, limits)
+        grant = self._grant(
+            owner,
+            holder,
+            source,
+            wanted_port=wanted_port,
+            label=label,
+            limits=limits,
+            charged_to=charged_to,
+        )
         try:
             yield from self._bind(grant)
             yield self._commits.commit()
@@ -188,17 +219,15 @@ class LeaseRegistry(Service):
         owner: Owner,
         holder: Holder,
         source: str,
+        *,
         wanted_port: int | None,
-        label: str,
-        limits: LeaseQuota | None,
+        **charge: Any,
     ) -> Grant:
         lease = self._table.of_owner(owner)
         before = None if lease is None else replace(lease)
         now = self._reactor.seconds()
         try:
-            grant = self._table.acquire(
-                owner, now, source, wanted_port=wanted_port, label=label, limits=limits
-            )
+            grant = self._table.acquire(owner, now, source, wanted_port=wanted_port, **charge)
         except RefusedError:
             self._unbind_unused([] if wanted_port is None else [wanted_port])
             raise

@@ -122,12 +122,15 @@ class LeaseTable:
         wanted_port: int | None = None,
         label: str = "",
         limits: LeaseQuota | None = None,
+        charged_to: str | None = None,
     ) -> Grant:
         """Give the owner its port, or the one it wants. Raises RefusedError.
 
         Of a lease that exists only another port can be refused. Without `limits` a new one is
-        granted however many there are.
+        granted however many there are. `charged_to`: whose quota it counts for, in the source's
+        place.
         """
+        charged = counted_source(source) if charged_to is None else charged_to
         self.pass_time(now)
         self.check_wanted(owner, wanted_port)
         lease = self._leases.of_owner(owner)
@@ -135,9 +138,9 @@ class LeaseTable:
             self._end(lease, now, "expired", owner)
             lease = None
         if lease is None:
-            return self._acquire_new(owner, now, source, wanted_port, label, limits)
+            return self._acquire_new(owner, now, source, charged, wanted_port, label, limits)
         before = replace(lease)
-        self._recharge(lease, counted_source(source), limits)
+        self._recharge(lease, charged, limits)
         lease.source, lease.label = source, label
         self._go_live(lease, now)
         moved_from = None
@@ -148,6 +151,14 @@ class LeaseTable:
             self._unleased.quarantine(moved_from, owner, now + self.times.quarantine)
         displaced = before.state is LeaseState.LIVE
         return Grant(lease, lease.generation, displaced, fresh=False, moved_from=moved_from)
+
+    def reserve(self, ports: frozenset[int]) -> None:
+        """These are given to whoever wants them by number, and to nobody else.
+
+        Who that may be is the caller's to know. A lease that has one keeps it until it ends.
+        """
+        freed = self._unleased.reserve(ports.intersection(self._ports))
+        self._leases.changed.update(dict.fromkeys(freed))
 
     def check_wanted(self, owner: Owner, port: int | None) -> None:
         """Raises RefusedError when the owner cannot have this very port."""
@@ -165,11 +176,12 @@ class LeaseTable:
         owner: Owner,
         now: float,
         source: str,
+        charged: str,
         wanted_port: int | None,
         label: str,
         limits: LeaseQuota | None,
     ) -> Grant:
-        charged, going = counted_source(source), list[Lease]()
+        going = list[Lease]()
         if limits is not None:
             going = self._leases.counts.in_the_way(owner.identity, charged, limits)
         for released in going:
@@ -187,14 +199,14 @@ class LeaseTable:
         It cannot raise once a lease has ended in this operation: that one's port is left.
         """
         port = self._unleased.next_for(owner)
-        if port is None:
+        while port is None:
             courtesy = self._leases.beyond_promise(now)
             if courtesy is None:
                 soonest = min(self._leases.soonest_loss(), self._unleased.soonest())
                 retry = 0.0 if soonest == inf else max(0.0, soonest - now)
                 raise RefusedError(pb.REFUSAL_EXHAUSTED, "no port is left", retry)
-            port = courtesy.port
             self._end(courtesy, now, "expired", courtesy.owner)
+            port = None if self._unleased.is_reserved(courtesy.port) else courtesy.port
         return port
 
     def _go_live(self, lease: Lease, now: float) -> None:

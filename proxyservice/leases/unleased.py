@@ -25,6 +25,7 @@ class UnleasedPorts:
         # Whose a port was and until when nobody else gets it. Outlives `take`, for `give_back`.
         self._former: dict[int, tuple[Owner | None, float]] = {}
         self._kept_for: dict[Owner, dict[int, None]] = {}  # those in quarantine, latest last
+        self._reserved: frozenset[int] = frozenset()
 
     def counts(self) -> dict[str, int]:
         """How many ports are in which state."""
@@ -55,10 +56,29 @@ class UnleasedPorts:
         kept = self._kept_for.get(owner)
         if kept:
             return next(reversed(kept))
-        if self._free:
-            return next(iter(self._free))
+        for _ in range(len(self._free)):
+            port = next(iter(self._free))
+            if port not in self._reserved:
+                return port
+            self._free.move_to_end(port)  # once in each round through all free ports
         first = self._quarantined.soonest()
         return None if first is None else first[1]
+
+    def reserve(self, ports: frozenset[int]) -> list[int]:
+        """From now on these are taken by their number alone; those whose state changed.
+
+        A reserved port knows no quarantine: it has one owner, whom others know better.
+        """
+        self._reserved = ports
+        freed = [port for port in ports if self._leave_quarantine(port)]
+        for port in freed:
+            self._former.pop(port, None)
+            self._free[port] = None
+        return freed
+
+    def is_reserved(self, port: int) -> bool:
+        """Nobody gets it but by its number."""
+        return port in self._reserved
 
     def take(self, port: int) -> None:
         """It gets a lease. Takes a free or quarantined port."""
@@ -68,7 +88,7 @@ class UnleasedPorts:
     def give_back(self, port: int, now: float) -> None:
         """Undo `take`: what it was in quarantine for still counts."""
         former = self._former.get(port)
-        if former is not None and former[1] > now:
+        if former is not None and former[1] > now and port not in self._reserved:
             self._enter_quarantine(port, *former)
         else:
             self._former.pop(port, None)
@@ -76,6 +96,10 @@ class UnleasedPorts:
 
     def quarantine(self, port: int, owner: Owner | None, until: float) -> None:
         """Keep a taken port from everybody but `owner`."""
+        if port in self._reserved:
+            self._former.pop(port, None)
+            self._free[port] = None
+            return
         self._former[port] = (owner, until)
         self._enter_quarantine(port, owner, until)
 

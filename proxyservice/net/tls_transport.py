@@ -13,6 +13,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -35,6 +36,27 @@ class Channel:
 def channel_of(transport: Any) -> Channel:
     """The channel of a main connection's transport, once its handshake is done."""
     return transport.channel() if isinstance(transport, TLSTransport) else Channel()
+
+
+def client_names(transport: Any) -> tuple[str, ...]:
+    """The names in the certificate that a node showed; without TLS or a certificate none."""
+    if not isinstance(transport, TLSTransport):
+        return ()
+    shown = transport.peer_certificate()
+    return () if shown is None else names_in(shown)
+
+
+def names_in(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Common name and DNS names, each once."""
+    common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    names = [str(one.value) for one in common]
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        pass
+    else:
+        names += found.value.get_values_for_type(x509.DNSName)
+    return tuple(dict.fromkeys(names))
 
 
 def key_hash(certificate: x509.Certificate) -> bytes:
@@ -118,6 +140,12 @@ class TLSTransport(TLSMemoryBIOProtocol, EagerProtocol):
         )
         assert shown is not None, "TLS without the server's certificate"
         return Channel(Binding.TLS_EXPORTER, exported, key_hash(shown.to_cryptography()))
+
+    def peer_certificate(self) -> x509.Certificate | None:
+        """What the other side has shown, which its key was proved for."""
+        connection: SSL.Connection = self._tlsConnection
+        shown = connection.get_peer_certificate()
+        return None if shown is None else shown.to_cryptography()
 
 
 class _TLSFactory(TLSMemoryBIOFactory):

@@ -6,8 +6,6 @@ and not silently repaired.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -22,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from proxyservice.errors import StartError
+from proxyservice.wire.identity import key_fingerprint
 
 KEY_FILE_LIMIT_BYTES = 16 * 1024
 """A key file has 119 bytes; whatever is longer than this is something else."""
@@ -36,8 +35,7 @@ def public_bytes(key: Ed25519PrivateKey) -> bytes:
 
 def fingerprint(key: Ed25519PrivateKey) -> str:
     """`SHA256:` and the unpadded base64 of the public key's hash, as ssh prints it."""
-    digest = hashlib.sha256(public_bytes(key)).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+    return key_fingerprint(public_bytes(key))
 
 
 def create_key(path: Path) -> Ed25519PrivateKey:

@@ -1,4 +1,4 @@
-"""Who is let in, as files of the operator say now; asked at each use, not at login alone.
+"""Who is let in and what it may do, as files of the operator say now; asked at each use.
 
 Knows no connection: it says what holds for a `Caller`, and when to ask again.
 """
@@ -10,25 +10,41 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from twisted.logger import Logger
 
-from proxyservice.errors import StartError
+from proxyservice.errors import RefusedError, StartError
+from proxyservice.leases.lease import LeaseQuota
+from proxyservice.server.policy import Policy
+from proxyservice.server.rules import Rules
 from proxyservice.server.tokens import KnownToken, Tokens
 from proxyservice.wire import proxyservice_pb2 as pb
 
+UNLIMITED = 1 << 31
+"""Leases: more than there are ports."""
+
 log = Logger()
+
+_File = TypeVar("_File", Tokens, Policy)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a node has shown of itself."""
+    """What a node has shown of itself, beside what its leases belong to."""
 
+    key: str = ""  # fingerprint of the proved key
     token: KnownToken | None = None
+    certificates: tuple[str, ...] = ()  # names in the one it showed on TLS
+
+    @property
+    def token_name(self) -> str:
+        """Of whom its token was given to; empty without one."""
+        return "" if self.token is None else self.token.name
 
 
 NOBODY = Caller()
-"""A node that claims who it is, and one that was not asked for more than its proof."""
+"""A node that claims who it is."""
 
 
 class Access:
@@ -38,11 +54,16 @@ class Access:
     """
 
     def __init__(
-        self, token_file: Path | None = None, wall: Callable[[], float] = time.time
+        self,
+        token_file: Path | None = None,
+        policy_file: Path | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._token_file = token_file
+        self._policy_file = policy_file
         self._wall = wall
         self._tokens = None if token_file is None else Tokens.read(token_file)
+        self._policy = Policy() if policy_file is None else Policy.read(policy_file)
         self._looked_at = wall()
 
     @property
@@ -50,31 +71,40 @@ class Access:
         """A proof is not enough here."""
         return self._tokens is not None
 
+    @property
+    def own_ports(self) -> frozenset[int]:
+        """Ports that belong to one entry of the policy each."""
+        return self._policy.own_ports
+
     def reload(self) -> None:
         """Use what the files hold now; one that is bad changes nothing but the log."""
-        if self._token_file is None:
-            return
-        try:
-            self._tokens = Tokens.read(self._token_file)
-        except StartError as error:
-            log.error("the old tokens stay in use: {error}", error=error)
-        else:
-            log.info(
-                "{count} tokens were read from {path}",
-                count=len(self._tokens.known),
-                path=self._token_file,
-            )
+        if self._token_file is not None and self._tokens is not None:
+            self._tokens = _read_again(self._token_file, Tokens.read, self._tokens)
+        if self._policy_file is not None:
+            self._policy = _read_again(self._policy_file, Policy.read, self._policy)
 
-    def admit(self, proof: pb.Proof, signed: bytes) -> Caller:
-        """What a Proof over these bytes shows beside its key. Raises RefusedError."""
-        if self._tokens is None:
-            return NOBODY
-        return Caller(self._tokens.verify(proof, signed, self._wall()))
+    # ------------------------------------------------------------ who is let in
+
+    def admit(
+        self, key: str, proof: pb.Proof, signed: bytes, certificates: tuple[str, ...]
+    ) -> Caller:
+        """Who made this Proof, under that key, over these bytes. Raises RefusedError."""
+        token = None
+        if self._tokens is not None:
+            token = self._tokens.verify(proof, signed, self._wall())
+        caller = Caller(key, token, certificates)
+        self.check(caller)
+        return caller
 
     def check(self, caller: Caller) -> None:
         """Whether who was let in still would be. Raises RefusedError."""
         if self._tokens is not None and caller.token is not None:
             self._tokens.check(caller.token, self._wall())
+        rules = self.rules(caller)
+        if rules.admit is False:
+            raise RefusedError(pb.REFUSAL_DENIED, "the relay's policy does not admit this node")
+        if rules.keys is not None and caller.key not in rules.keys:
+            raise RefusedError(pb.REFUSAL_DENIED, "this key is not one of its token or certificate")
 
     def has_ended(self) -> bool:
         """Whether a token has ended since this was asked last: then callers are to be checked."""
@@ -83,3 +113,40 @@ class Access:
             return False
         ends = self._tokens.ends
         return bisect_right(ends, before) != bisect_right(ends, self._looked_at)
+
+    # --------------------------------------------------------- what it may do
+
+    def rules(self, caller: Caller) -> Rules:
+        """What holds for this node now."""
+        return self._policy.rules(caller.key, caller.token_name, caller.certificates)
+
+    def quota(self, caller: Caller, usual: LeaseQuota | None) -> LeaseQuota | None:
+        """How many leases it may have; None: any number.
+
+        ``usual`` is for strangers: whoever has a token or an entry is limited by that alone.
+        A token's leases are counted together, whichever keys they belong to.
+        """
+        rules = self.rules(caller)
+        known = caller.token is not None or self._policy.has_entry(
+            caller.key, caller.token_name, caller.certificates
+        )
+        if rules.leases is None:
+            return None if known else usual
+        if caller.token is not None:
+            return LeaseQuota(per_key=UNLIMITED, per_source=rules.leases)
+        per_source = UNLIMITED if known or usual is None else usual.per_source
+        return LeaseQuota(per_key=rules.leases, per_source=per_source)
+
+    def charged_to(self, caller: Caller) -> str | None:
+        """What its leases count for; None: the address that it comes from."""
+        return f"token {caller.token_name}" if caller.token is not None else None
+
+
+def _read_again(path: Path, read: Callable[[Path], _File], old: _File) -> _File:
+    try:
+        new = read(path)
+    except StartError as error:
+        log.error("what was read before stays in use: {error}", error=error)
+        return old
+    log.info("{path} was read again", path=path)
+    return new

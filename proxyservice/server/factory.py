@@ -26,7 +26,9 @@ from proxyservice.server.main import MainConnection
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.takeover import Takeovers
+from proxyservice.server.visitor_gate import VisitorGate
 from proxyservice.server.waiting_room import WaitingRoom, WaitingVisitor
+from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.relay_check import RelayScanner
 
 ACCESS_WATCH_SECONDS = 1.0
@@ -67,6 +69,7 @@ class MainFactory(Factory):
         self.now = now
         self.settings = settings
         self.access = access or Access()
+        self.gate = VisitorGate(settings, now)
         self.takeovers = Takeovers(registry, deadlines, now)
         self.connections: set[MainConnection] = set()
         self.visitors = 0
@@ -150,15 +153,24 @@ class MainFactory(Factory):
 
     def quota(self, connection: MainConnection) -> LeaseQuota | None:
         """How many leases this node may have; None: any number."""
-        return None if self.settings.trusts(connection.source) else self.settings.quota
+        usual = None if self.settings.trusts(connection.source) else self.settings.quota
+        return self.access.quota(connection.caller, usual)
+
+    def welcome(self, connection: MainConnection, features: int, *, proved: bool) -> pb.Welcome:
+        """What holds for this node."""
+        most_visitors = self.gate.most(connection.rules)
+        quota = self.quota(connection)
+        return self.settings.welcome(features, quota, most_visitors, proved=proved)
 
     def check_access(self) -> None:
-        """End the connection of whoever would not be let in any more."""
+        """After a change: end the connection of whoever would not be let in any more."""
+        self.registry.reserve(self.access.own_ports)
         for connection in list(self.connections):
             connection.check_access()
 
     def watch_access(self) -> None:
-        """Have an eye on what ends by itself, from now on."""
+        """What the files say holds, and what ends by itself is seen, from now on."""
+        self.registry.reserve(self.access.own_ports)
         self.deadlines.set(_AccessWatch(self), self.now() + ACCESS_WATCH_SECONDS)
 
     # -------------------------------------------------------------- visitors

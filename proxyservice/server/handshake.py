@@ -16,6 +16,7 @@ from proxyservice.server.access import NOBODY, Access
 from proxyservice.streams.windows import CREDIT_LIMIT
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import parse_payload
+from proxyservice.wire.identity import key_fingerprint
 from proxyservice.wire.proof import NONCE_BYTES, proof_input, verify_proof
 
 VERSION = 1
@@ -74,8 +75,14 @@ class Handshake:
         self._challenge_body = body
         self._valid_until = now + PROOF_SECONDS
 
-    def prove(self, message: pb.Message, now: float, access: Access = EVERYBODY) -> Identity:
-        """Check a Proof, and the token in it where ``access`` wants one.
+    def prove(
+        self,
+        message: pb.Message,
+        now: float,
+        access: Access = EVERYBODY,
+        certificates: tuple[str, ...] = (),
+    ) -> Identity:
+        """Check a Proof, and what else ``access`` wants of a node with such a certificate.
 
         Raises RefusedError; whatever the outcome, there is no second try.
         """
@@ -98,5 +105,6 @@ class Handshake:
             raise RefusedError(pb.REFUSAL_UNAUTHENTICATED, "the proof came too late")
         if not verify_proof(self._net_key, proof.signature, signed):
             raise RefusedError(pb.REFUSAL_UNAUTHENTICATED, "the proof does not verify")
-        self.caller = access.admit(proof, signed)
+        key = key_fingerprint(self._net_key)
+        self.caller = access.admit(key, proof, signed, certificates)
         return Identity(True, self._net_key)

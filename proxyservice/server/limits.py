@@ -39,6 +39,12 @@ class ServiceLimits:
     frame_base_seconds: float = 30.0
     frame_bytes_per_second: int = 64 * KIB
     visitors_per_lease: int = 1024
+    # One address (of IPv6 its /56): open, new a second, and so many at once.
+    visitors_per_source: int = 128
+    visitor_rate_per_source: float = 100.0
+    visitor_burst_per_source: float = 200.0
+    # New visitors of one lease a second; 0: any number.
+    visitor_rate_per_lease: float = 0.0
     # Visitors whose node is away: each costs a descriptor, and none is read. No node may
     # fill the room, and the room no more than the visitors of one busy lease.
     waiting_per_lease: int = 64

@@ -25,12 +25,14 @@ from proxyservice.net.eager import RECEIVE_BYTES, EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
-from proxyservice.net.tls_transport import channel_of, tls_failure
+from proxyservice.net.tls_transport import channel_of, client_names, tls_failure
+from proxyservice.server.access import NOBODY, Caller
 from proxyservice.server.answers import Answers
 from proxyservice.server.handshake import Handshake
 from proxyservice.server.lease_request import LeaseRequest
 from proxyservice.server.node_leases import NodeLeases
 from proxyservice.server.patience import Late, Patience
+from proxyservice.server.rules import Rules
 from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.streams.multiplexer import Multiplexer, Stream
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -174,7 +176,10 @@ class MainConnection(EagerProtocol):
             return
         self._check_identity(sender)
         if self.handshake is None:
-            self.leases.request(LeaseRequest.part_a(request))
+            try:
+                self.leases.request(LeaseRequest.part_a(request))
+            except RefusedError as error:
+                self.refuse(error)
             return
         if not message.request_nonce:
             raise FrameError("a ProxyRequest without request_nonce")
@@ -188,6 +193,7 @@ class MainConnection(EagerProtocol):
         """A ProxyRequest without a proof before it: whether that is enough here."""
         try:
             self.factory.settings.claimed.check(self.source)
+            self.factory.access.check(NOBODY)
         except RefusedError as error:
             self.refuse(error)
             return False
@@ -218,17 +224,28 @@ class MainConnection(EagerProtocol):
         if self.identity is not None:
             raise FrameError("a Proof after the identity was settled")
         try:
-            access = self.factory.access
-            self._identified(self.handshake.prove(message, self.factory.now(), access))
+            shown = client_names(self.transport)
+            access, now = self.factory.access, self.factory.now()
+            self._identified(self.handshake.prove(message, now, access, shown))
         except RefusedError as error:
             self.refuse(error)
 
+    @property
+    def caller(self) -> Caller:
+        """What the node has shown of itself."""
+        return NOBODY if self.handshake is None else self.handshake.caller
+
+    @property
+    def rules(self) -> Rules:
+        """What it may do, now."""
+        return self.factory.access.rules(self.caller)
+
     def check_access(self) -> None:
         """What the operator's files say may have changed since this node was let in."""
-        if self.identity is None or self.handshake is None or self.closing or self._refused:
+        if self.identity is None or self.closing or self._refused:
             return
         try:
-            self.factory.access.check(self.handshake.caller)
+            self.factory.access.check(self.caller)
         except RefusedError as error:
             self.refuse(error)
 
@@ -250,8 +267,7 @@ class MainConnection(EagerProtocol):
         self.patience.identified(self.factory.settings.silence_seconds)
         self._be_punctual()
         features = self.handshake.features
-        quota = self.factory.quota(self)
-        welcome = self.factory.settings.welcome(features, quota, proved=identity.proved)
+        welcome = self.factory.welcome(self, features, proved=identity.proved)
         self.answer(Opcode.WELCOME, welcome)
         if self.handshake.speaks(pb.FEATURE_STREAMS):
             multiplexer = Multiplexer(self.handshake.window_bytes)

@@ -21,6 +21,7 @@ from proxyservice.errors import RefusedError
 from proxyservice.leases.lease import Grant, Lease, Owner
 from proxyservice.net.addresses import format_host_port
 from proxyservice.server.lease_request import LeaseRequest
+from proxyservice.server.port_choice import choose_port
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -124,6 +125,8 @@ class NodeLeases:
 
     def _check_mode(self, request: LeaseRequest, own: _Holding | None) -> None:
         """Streams need the feature; frames do not name a lease, so one lease may have them."""
+        if not self._connection.rules.allows_mode(request.mode):
+            raise RefusedError(pb.REFUSAL_DENIED, "the relay's policy does not allow this mode")
         if request.mode == pb.MODE_STREAMS:
             if self._connection.switch is None:
                 raise RefusedError(pb.REFUSAL_DENIED, "streams were not agreed in Hello")
@@ -147,13 +150,21 @@ class NodeLeases:
         if not self._factory.descriptors.room_for_node:
             why = "the relay has no descriptor left for another port"
             raise RefusedError(pb.REFUSAL_EXHAUSTED, why, FULL_RETRY_SECONDS)
+        access, connection = self._factory.access, self._connection
         return self._factory.registry.acquire(
             holding.owner,
             self,
-            self._connection.source,
-            wanted_port=request.wanted_port,
+            connection.source,
+            wanted_port=choose_port(
+                self._factory.registry,
+                holding.owner,
+                request.wanted_port,
+                connection.rules,
+                access.own_ports,
+            ),
             label=request.label,
-            limits=self._factory.quota(self._connection),
+            limits=self._factory.quota(connection),
+            charged_to=access.charged_to(connection.caller),
         )
 
     def _granted(self, grant: Grant, holding: _Holding) -> None:
@@ -307,6 +318,7 @@ class NodeLeases:
     def _visitor_gone(self, holding: _Holding, visitor: Any) -> None:
         holding.visitors.discard(visitor)
         self._factory.visitors -= 1
+        self._factory.gate.gone(visitor)
         self.close_if_drained()
 
     def close_if_drained(self) -> None:
@@ -338,8 +350,11 @@ class NodeLeases:
             return self._factory.waiting_visitor(lease, host, port)
         if holding.grant is None or holding.grant.generation != lease.generation:
             return None
-        if len(holding.visitors) >= self._factory.settings.limits.visitors_per_lease:
-            self._factory.visitor_refused(lease, "too many visitors")
+        gate = self._factory.gate
+        rules = self._connection.rules
+        refusal = gate.refusal(lease.owner, len(holding.visitors), host, rules)
+        if refusal is not None:
+            self._factory.visitor_refused(lease, refusal)
             return None
         if holding.mode == pb.MODE_STREAMS:
             visitor: RelayVisitor | StreamVisitor | None = self._stream_visitor(
@@ -350,6 +365,7 @@ class NodeLeases:
                 self._connection.outlet, lease, partial(self._visitor_gone, holding)
             )
         if visitor is not None:
+            gate.came(visitor, host)
             holding.visitors.add(visitor)
             self._factory.visitors += 1
         return visitor

@@ -47,7 +47,9 @@ class ServiceSettings:
             return True  # a unix socket: somebody on this machine
         return any(address in network for network in self.trusted_sources)
 
-    def welcome(self, features: int, quota: LeaseQuota | None, *, proved: bool) -> pb.Welcome:
+    def welcome(
+        self, features: int, quota: LeaseQuota | None, most_visitors: int, *, proved: bool
+    ) -> pb.Welcome:
         """What holds for a node, in the words of the protocol."""
         return pb.Welcome(
             features=features,
@@ -56,8 +58,8 @@ class ServiceSettings:
             lease_ttl_ms=int(self.times.ttl * 1000),
             proved_ttl_ms=int(self.times.proved_ttl * 1000),
             hold_ms=int(self.times.hold * 1000),
-            max_leases=0 if quota is None else quota.per_key,
+            max_leases=0 if quota is None else min(quota.per_key, quota.per_source),
             max_streams=STREAMS_LIMIT,
-            max_visitors=self.limits.visitors_per_lease,
+            max_visitors=most_visitors,
             max_frame_bytes=self.limits.max_frame_bytes,
         )

@@ -7,7 +7,8 @@ replayed (docs/protocol.md, "Identity").
 from __future__ import annotations
 
 import struct
-from hashlib import blake2b
+from base64 import b64encode
+from hashlib import blake2b, sha256
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -24,6 +25,11 @@ def blake2b_256(data: bytes) -> bytes:
 def node_id(net_key: bytes) -> bytes:
     """`ID.id` of a key."""
     return blake2b_256(net_key)
+
+
+def key_fingerprint(net_key: bytes) -> str:
+    """`SHA256:` and the unpadded base64 of a public key's hash, as ssh prints it."""
+    return "SHA256:" + b64encode(sha256(net_key).digest()).decode().rstrip("=")
 
 
 def connection_id(net_key: bytes, first_address: str) -> bytes:

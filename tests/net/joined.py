@@ -197,7 +197,7 @@ class Scene:
         (self.main,) = endpoint.pairs
 
     def visit(self) -> Visitor:
-        visitor = self.relay.visit(self.port, Visitor())
+        visitor = self.relay.visit(self.port, Visitor(), host="127.0.0.1")
         assert isinstance(visitor, Visitor)
         return visitor
 

@@ -262,7 +262,7 @@ def test_streams_beyond_the_bound_are_turned_away_and_the_rest_goes_on() -> None
     scene = Scene(kernel_bytes=1000)
     scene.main.client.reading = False
     visitors: list[Visitor] = []
-    while (visitor := scene.relay.visit(scene.port, Visitor())) is not None:
+    while (visitor := scene.relay.visit(scene.port, Visitor(), host="127.0.0.1")) is not None:
         assert isinstance(visitor, Visitor)
         visitors.append(visitor)
     multiplexer = scene.main.server.protocol.switch.multiplexer

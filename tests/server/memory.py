@@ -101,7 +101,9 @@ class MemoryRelay:
         self.pairs.append(pair)
         return pair
 
-    def visit(self, port: int, visitor: RawVisitor | None = None) -> RawVisitor | None:
+    def visit(
+        self, port: int, visitor: RawVisitor | None = None, host: str = "192.0.2.9"
+    ) -> RawVisitor | None:
         """A connected visitor; None when it was turned away."""
         found = self.run.registry.visited(port)
         if found is None:
@@ -111,7 +113,7 @@ class MemoryRelay:
         accept: Any = self.factory.waiting_visitor
         if holder is not None:
             accept = cast("Any", holder).visitor_arrived
-        protocol = accept(lease, "192.0.2.9", 40000 + self._visitors)
+        protocol = accept(lease, host, 40000 + self._visitors)
         if protocol is None:
             return None
         visitor = visitor or RawVisitor()

@@ -167,7 +167,7 @@ class Operator:
         self.wall = NOON
         self.write()
         self.relay = MemoryRelay()
-        self.relay.factory.access = Access(self.path, lambda: self.wall)
+        self.relay.factory.access = Access(self.path, wall=lambda: self.wall)
         self.relay.factory.watch_access()
 
     def write(self, *lines: str) -> None:
@@ -385,7 +385,7 @@ def test_expose_needs_a_token_and_ends_when_it_is_revoked(
             assert visit(address, b"hello") == b"hello"
         tokens.write_text("rubbish\n")
         relay.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "the old tokens stay in use" in relay.stdout)
+        wait_until(lambda: "what was read before stays in use" in relay.stdout)
         assert visit(address, b"hello") == b"hello"
         tokens.write_text("")
         begun = time.monotonic()

@@ -1,0 +1,80 @@
+"""What a node may do here: one frozen answer, made from the policy for each caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from proxyservice.wire import proxyservice_pb2 as pb
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """None: nothing is said, and the service's own limits hold."""
+
+    admit: bool | None = None
+    leases: int | None = None
+    port: int | None = None  # this node's own, always, and nobody else's
+    ports: tuple[range, ...] | None = None
+    modes: frozenset[int] | None = None
+    visitors: int | None = None  # open, of each lease
+    visitors_per_second: float | None = None  # new, of each lease
+    visitor_allow: Networks | None = None
+    visitor_deny: Networks | None = None
+    keys: frozenset[str] | None = None  # fingerprints of the only keys that may use this entry
+
+    def over(self, default: Rules) -> Rules:
+        """These, and for what they do not say the default's."""
+        unsaid = {
+            field.name: getattr(default, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) is None
+        }
+        return replace(self, **unsaid)
+
+    def allows_mode(self, mode: int) -> bool:
+        """Whether a lease may carry this (`MODE_MESSAGES`, `MODE_STREAMS`)."""
+        return self.modes is None or mode in self.modes
+
+    def allows_port(self, port: int) -> bool:
+        """Whether a lease may have it."""
+        return port == self.port or self.ports is None or any(port in one for one in self.ports)
+
+    @property
+    def chosen_ports(self) -> Iterator[int] | None:
+        """The ports to try in this order; None: any will do."""
+        if self.ports is None and self.port is None:
+            return None
+        return self._chosen()
+
+    def _chosen(self) -> Iterator[int]:
+        if self.port is not None:
+            yield self.port
+        for one in self.ports or ():
+            yield from one
+
+    def allows_visitor(self, host: str) -> bool:
+        """Whether a visitor from this canonical address may come; the longest network decides."""
+        if self.visitor_allow is None and self.visitor_deny is None:
+            return True
+        address = ip_address(host)
+        allowed = _longest(address, self.visitor_allow)
+        denied = _longest(address, self.visitor_deny)
+        if allowed is None and denied is None:
+            return self.visitor_allow is None
+        return denied is None or (allowed is not None and allowed > denied)
+
+
+ANYTHING = Rules()
+
+
+def _longest(address: object, networks: Networks | None) -> int | None:
+    lengths = [one.prefixlen for one in networks or () if address in one]
+    return max(lengths, default=None)
+
+
+MODES = {"messages": int(pb.MODE_MESSAGES), "streams": int(pb.MODE_STREAMS)}
+"""As the policy's file calls them."""

@@ -1,0 +1,68 @@
+"""Which visitors a proxy port takes: of one address, of one lease, by the node's rules.
+
+Whoever is turned away sees RST; the node does not notice. O(1) for each visitor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from proxyservice.leases.lease import Owner
+from proxyservice.leases.quota import counted_source
+from proxyservice.server.buckets import Buckets
+from proxyservice.server.rules import Rules
+from proxyservice.server.settings import ServiceSettings
+
+_source_of = lru_cache(maxsize=4096)(counted_source)  # the same few come again and again
+
+
+class VisitorGate:
+    """One for a service; `now` is the monotonic clock, in seconds."""
+
+    def __init__(self, settings: ServiceSettings, now: Callable[[], float]) -> None:
+        self._settings = settings
+        self._now = now
+        self._open_of: dict[str, int] = {}
+        self._sources: dict[object, str] = {}
+        self._arrivals = Buckets()
+
+    def most(self, rules: Rules) -> int:
+        """Visitors that one lease may have open."""
+        limit = self._settings.limits.visitors_per_lease
+        return limit if rules.visitors is None else min(limit, rules.visitors)
+
+    def refusal(self, owner: Owner, open_visitors: int, host: str, rules: Rules) -> str | None:
+        """Why this visitor may not come; None: it may, and counts from here on for rates."""
+        limits = self._settings.limits
+        if not rules.allows_visitor(host):
+            return "its address is not allowed"
+        if open_visitors >= self.most(rules):
+            return "too many visitors"
+        now = self._now()
+        if not self._settings.trusts(host):
+            source = _source_of(host)
+            if self._open_of.get(source, 0) >= limits.visitors_per_source:
+                return "too many visitors from its address"
+            rate, burst = limits.visitor_rate_per_source, limits.visitor_burst_per_source
+            if self._arrivals.take(source, now, rate, burst):
+                return "too many visitors a second from its address"
+        rate = rules.visitors_per_second or limits.visitor_rate_per_lease
+        if rate and self._arrivals.take(owner, now, rate, max(1.0, rate)):
+            return "too many visitors a second"
+        return None
+
+    def came(self, visitor: object, host: str) -> None:
+        """It was let in."""
+        source = _source_of(host)
+        self._sources[visitor] = source
+        self._open_of[source] = self._open_of.get(source, 0) + 1
+
+    def gone(self, visitor: object) -> None:
+        """It is closed."""
+        source = self._sources.pop(visitor)
+        left = self._open_of[source] - 1
+        if left:
+            self._open_of[source] = left
+        else:
+            del self._open_of[source]
