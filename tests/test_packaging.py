@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "click": "click",
     "cryptography": "cryptography",
     "google": "protobuf",
+    "idna": "Twisted[tls]",
     "sqlalchemy": "SQLAlchemy",
     "tomli": "tomli",
     "twisted": "Twisted[tls]",

@@ -129,6 +129,11 @@ class TLSTransport(TLSMemoryBIOProtocol, EagerProtocol):
     def _bufferedWrite(self, octets: bytes | memoryview) -> None:
         super()._bufferedWrite(bytes(octets))
 
+    def failVerification(self, reason: Failure) -> None:
+        """The other end is the wrong one: what waited for the end of the handshake is not said."""
+        self._appSendBuffer.clear()
+        super().failVerification(reason)
+
     def channel(self) -> Channel:
         """The exporter value of this connection, and whose certificate it shows."""
         connection: SSL.Connection = self._tlsConnection

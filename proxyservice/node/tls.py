@@ -1,19 +1,32 @@
-"""Whom a node trusts on TLS: authorities and a name, or the pinned key of a relay."""
+"""Whom a node trusts on TLS: authorities and a name, or the pinned key of a relay.
+
+Name and pin are looked at here, when the handshake is done and before anything
+is said. Whatever goes wrong in that counts as a wrong certificate: the check of
+Twisted 26.10 lets one pass that has no name at all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, cast
 
+import idna
+from cryptography import x509
 from OpenSSL import SSL, crypto
 from service_identity import VerificationError
+from service_identity.cryptography import (
+    verify_certificate_hostname,
+    verify_certificate_ip_address,
+)
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
     TLSVersion,
-    optionsForClientTLS,
     platformTrust,
     trustRootFromCertificates,
 )
@@ -48,12 +61,16 @@ class TLSTrust:
         if self.certificate is not None:
             options |= _shown(read_key_pair(self.certificate, self.key or self.certificate))
         if self.pins:
-            return _PinnedCreator(CertificateOptions(**options).getContext(), self.pins)
-        trust = self._authorities()
+            context = CertificateOptions(**options).getContext()
+            return _Creator(context, None, partial(_check_pin, self.pins))
+        context = CertificateOptions(trustRoot=self._authorities(), **options).getContext()
+        if _is_ip(host):
+            return _Creator(context, None, partial(_check_ip_address, host))
         try:
-            return optionsForClientTLS(host, trust, extraCertificateOptions=options)
+            name = host if host.isascii() else idna.encode(host).decode()
         except UnicodeError as error:
             raise StartError(f"no certificate can be for {host!r}: {error}") from None
+        return _Creator(context, name.encode(), partial(_check_name, name))
 
     def _authorities(self) -> Any:
         if self.ca is None:
@@ -82,35 +99,71 @@ def parse_pin(text: str) -> bytes:
     return pin
 
 
-class NotPinnedError(Exception):
-    """The relay's certificate has another key; its hash is the argument."""
+class WrongCertificateError(Exception):
+    """The argument ends the sentence: the relay shows a certificate that ..."""
+
+
+def _check_pin(pins: tuple[bytes, ...], shown: x509.Certificate) -> None:
+    """No authority, no name, no dates: who holds the private half is the relay."""
+    digest = key_hash(shown)
+    if digest not in pins:
+        raise WrongCertificateError(f"is not pinned: {digest.hex()}")
+
+
+def _check_name(name: str, shown: x509.Certificate) -> None:
+    verify_certificate_hostname(shown, name)
+
+
+def _check_ip_address(address: str, shown: x509.Certificate) -> None:
+    verify_certificate_ip_address(shown, address)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 @implementer(IOpenSSLClientConnectionCreator)
-class _PinnedCreator:
-    """Lets a certificate through for its key alone: no authority, no name, no dates.
+class _Creator:
+    """Connections to one host; ``check`` raises when it is not the host's certificate."""
 
-    OpenSSL has seen by then that the relay holds the private half.
-    """
-
-    def __init__(self, context: SSL.Context, pins: tuple[bytes, ...]) -> None:
+    def __init__(
+        self,
+        context: SSL.Context,
+        server_name: bytes | None,
+        check: Callable[[x509.Certificate], None],
+    ) -> None:
         self._context = context
-        self._pins = pins
+        self._server_name = server_name  # told to the server, which may be many
+        self._check = check
         context.set_info_callback(self._handshake_moved)
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
         connection.set_app_data(protocol)
+        if self._server_name is not None:
+            connection.set_tlsext_host_name(self._server_name)
         return connection
 
     def _handshake_moved(self, connection: SSL.Connection, where: int, status: int) -> None:
         if not where & SSL.SSL_CB_HANDSHAKE_DONE:
             return
-        shown = connection.get_peer_certificate(as_cryptography=True)
-        digest = b"" if shown is None else key_hash(shown)
-        if digest not in self._pins:
+        try:
+            shown = connection.get_peer_certificate()
+            if shown is None:
+                raise WrongCertificateError("is missing")
+            self._check(shown.to_cryptography())
+        except Exception as error:  # OpenSSL would lose it, and go on
+            wrong = error
+            if isinstance(error, VerificationError):
+                wrong = WrongCertificateError("is for another name")
+            elif not isinstance(error, WrongCertificateError):
+                wrong = WrongCertificateError(f"is of no use: {error}")
             protocol = cast("TLSMemoryBIOProtocol", connection.get_app_data())
-            protocol.failVerification(Failure(NotPinnedError(digest.hex())))
+            protocol.failVerification(Failure(wrong))
 
 
 def explain(reason: Failure, server: str) -> ProxyServiceError | None:
@@ -119,10 +172,8 @@ def explain(reason: Failure, server: str) -> ProxyServiceError | None:
     Final is what concerns certificates. Other failures may be somebody's on
     the path, who shall not be able to do more than end a connection.
     """
-    if reason.check(NotPinnedError):
-        return UntrustedError(f"{server} shows a certificate that is not pinned: {reason.value}")
-    if reason.check(VerificationError):
-        return UntrustedError(f"the certificate of {server} is for another name")
+    if reason.check(WrongCertificateError):
+        return UntrustedError(f"{server} shows a certificate that {reason.value}")
     why = tls_failure(reason)
     if not why:
         return None

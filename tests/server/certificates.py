@@ -41,17 +41,26 @@ class Authority:
         )
 
     def issue(self, name: str, *, host: str = "127.0.0.1", days: int = 9) -> tuple[Path, Path, str]:
-        """Files of a certificate and its key, and the hash to pin."""
+        """Files of a certificate and its key, and the hash to pin; it may be for no host."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
-        builder = self._builder(subject, key.public_key(), days).add_extension(names, False)
+        builder = self._builder(subject, key.public_key(), days)
+        if host:
+            names = x509.SubjectAlternativeName([name_of(host)])
+            builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         files = self._directory / f"{name}.crt", self._directory / f"{name}.key"
         secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
         files[1].write_bytes(secret)
         return *files, key_hash(certificate).hex()
+
+
+def name_of(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def serve(
@@ -70,12 +79,17 @@ def serve(
 
 
 def expose(
-    started: list[Program], directory: Path, target: int, port: int, *more: object
+    started: list[Program],
+    directory: Path,
+    target: int,
+    port: int,
+    *more: object,
+    host: str = "127.0.0.1",
 ) -> Program:
     name = f"node{len(started)}"
     program = Program(
         directory / name,
-        *(SCRIPTS / "proxyservice", "expose", target, "--via", f"tls:127.0.0.1:{port}"),
+        *(SCRIPTS / "proxyservice", "expose", target, "--via", f"tls:{host}:{port}"),
         *("--key", directory / name / "key", *more),
         STATE_DIRECTORY=str(directory / name),
     )

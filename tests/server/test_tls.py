@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import ssl
+import sys
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from proxyservice.errors import RefusedError, UntrustedError
 from proxyservice.net.tls_transport import Channel
@@ -60,18 +68,41 @@ def test_who_is_not_trusted_is_told_apart_and_final(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("wrong", [{"host": "127.0.0.2"}, {"days": -1}])
-def test_a_certificate_for_another_name_or_of_the_past_is_refused(
+@pytest.mark.parametrize(
+    ("dialled", "wrong", "reason"),
+    [
+        ("127.0.0.1", {"host": "127.0.0.2"}, "is for another name"),
+        ("127.0.0.1", {"host": "localhost"}, "is for another name"),
+        ("127.0.0.1", {"host": ""}, "is of no use"),
+        ("localhost", {"host": "example.org"}, "is for another name"),
+        ("localhost", {"host": ""}, "is of no use"),
+        ("127.0.0.1", {"days": -1}, "is not trusted"),
+    ],
+)
+def test_a_certificate_for_another_name_or_none_or_of_the_past_is_refused(
+    dialled: str,
     wrong: dict[str, object],
+    reason: str,
     tmp_path: Path,
     authority: Authority,
     started: list[Program],
     free_port: int,
 ) -> None:
     serve(started, tmp_path, free_port, authority.issue("relay", **wrong))  # type: ignore[arg-type]
-    node = expose(started, tmp_path, 1, free_port, "--ca", authority.pem)
+    node = expose(started, tmp_path, 1, free_port, "--ca", authority.pem, host=dialled)
     assert node.ended() == 1
-    assert "certificate" in node.stderr
+    assert reason in node.stderr
+
+
+@pytest.mark.process
+def test_a_certificate_may_be_for_a_name(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    serve(started, tmp_path, free_port, authority.issue("relay", host="localhost"))
+    with EchoServer() as echo:
+        trust = ("--ca", authority.pem)
+        node = expose(started, tmp_path, echo.port, free_port, *trust, host="localhost")
+        assert visit(node.wait_for(r"exposed \d+ at (\S+)")[1], b"hello") == b"hello"
 
 
 @pytest.mark.process
@@ -91,12 +122,17 @@ def test_tls_1_2_is_refused_and_a_client_authority_wants_certificates(
     certificate, key, _ = authority.issue("node")
     both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + key.read_bytes())
+    of_strangers, its_key, _ = Authority(tmp_path, "stranger").issue("unknown")
     with EchoServer() as echo:
-        without = expose(started, tmp_path, echo.port, free_port, "--ca", authority.pem)
-        assert without.ended() == 1
-        shown = ("--ca", authority.pem, "--cert", both)
-        node = expose(started, tmp_path, echo.port, free_port, *shown)
-        assert visit(node.wait_for(r"exposed \d+ at (\S+)")[1], b"hello") == b"hello"
+        for shown in ((), ("--cert", of_strangers, "--cert-key", its_key)):
+            refused = expose(started, tmp_path, echo.port, free_port, "--ca", authority.pem, *shown)
+            assert refused.ended() == 1
+            assert "wants another certificate of this node, --cert" in refused.stderr
+        for trust in (("--ca", authority.pem), ("--pin", relay[2])):
+            for shown in (("--cert", both), ("--cert", certificate, "--cert-key", key)):
+                node = expose(started, tmp_path, echo.port, free_port, *trust, *shown)
+                assert visit(node.wait_for(r"exposed \d+ at (\S+)")[1], b"hello") == b"hello"
+                assert node.end() == 0
 
 
 @pytest.mark.process
@@ -127,6 +163,90 @@ def test_new_files_serve_new_connections_and_leave_old_ones_alone(
 
 
 @pytest.mark.process
+def test_a_relay_that_was_killed_is_met_again(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    """An end without TLS's own is no reason to give up."""
+    relay = serve(started, tmp_path, free_port, authority.issue("relay"))
+    with EchoServer() as echo:
+        node = expose(started, tmp_path, echo.port, free_port, "--ca", authority.pem, "--json")
+        node.wait_for('.*"event": ?"exposed".*')
+        relay.kill()
+        relay.again()
+        node.wait_for('.*"event": ?"resumed".*')
+
+
+LEGACY_NODE = """
+import sys
+from twisted.internet import reactor
+from proxyservice.node.events import NodeEvents
+from proxyservice.node.node import Node
+from proxyservice.node.tls import TLSTrust, parse_pin
+
+class Told(NodeEvents):
+    def addressed(self, lease, *, changed):
+        print("addressed", flush=True)
+    def gave_up(self, error):
+        print("gave up:", error, flush=True)
+
+Node([sys.argv[1]], legacy=True, trust=TLSTrust(pins=(parse_pin(sys.argv[2]),)),
+     events=Told()).startService()
+reactor.run()
+"""
+
+
+@pytest.mark.process
+def test_a_pin_holds_without_any_handshake_of_ours(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    """A node of part A hears no Challenge: TLS alone must tell it who is there."""
+    files = authority.issue("relay")
+    serve(started, tmp_path, free_port, files)
+    for number, (pin, told) in enumerate(
+        ((files[2], "addressed"), ("22" * 32, "gave up: .*pin.*"))
+    ):
+        command = (sys.executable, "-c", LEGACY_NODE, f"tls:127.0.0.1:{free_port}", pin)
+        node = Program(tmp_path / f"legacy{number}", *command)
+        started.append(node)
+        node.wait_for(told)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--cert", "nothing.pem"), "cannot read .*nothing.pem"),
+        (("--cert", "relay.key"), "relay.key holds no certificate"),
+        (("--cert", "relay.crt"), "relay.crt holds no private key"),
+        (("--cert", "relay.crt", "--cert-key", "other.key"), "is not the key of"),
+        (("--cert", "relay.crt", "--cert-key", "locked.key"), "locked.key is encrypted"),
+        (("--cert-key", "relay.key"), "--cert"),
+        (("--ca", "nothing.pem"), "cannot read .*nothing.pem"),
+        (("--ca", "relay.key"), "relay.key holds no certificate"),
+        (("--pin", "abc"), "64 hex digits"),
+    ],
+)
+def test_files_that_a_node_cannot_use_end_it_in_one_line(
+    options: tuple[str, ...], reason: str, tmp_path: Path, authority: Authority
+) -> None:
+    for name in ("relay", "other", "locked"):
+        authority.issue(name)
+    lock(tmp_path / "locked.key")
+    command = (SCRIPTS / "proxyservice", "expose", "1", "--via", "tls:127.0.0.1:1", *options)
+    program = Program(tmp_path, *command)
+    assert program.ended() in (1, 2)
+    assert len(program.stderr.splitlines()) == 1, program.stderr
+    assert re.search(reason, program.stderr)
+
+
+def lock(path: Path) -> None:
+    """Encrypt a key, as with a passphrase."""
+    key = load_pem_private_key(path.read_bytes(), None)
+    locked = BestAvailableEncryption(b"secret")
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+
+
+@pytest.mark.process
 @pytest.mark.parametrize(
     "options",
     [
@@ -134,14 +254,16 @@ def test_new_files_serve_new_connections_and_leave_old_ones_alone(
         ["--tls-cert", "nothing.pem", "--tls-key", "nothing.pem", "--listen", "tls:tcp:1"],
         ["--tls-cert", "authority.pem", "--tls-key", "authority.pem", "--listen", "tls:tcp:1"],
         ["--tls-cert", "relay.crt", "--tls-key", "other.key", "--listen", "tls:tcp:1"],
+        ["--tls-cert", "relay.crt", "--tls-key", "locked.key", "--listen", "tls:tcp:1"],
         ["--tls-cert", "relay.crt", "--tls-key", "relay.key"],
     ],
 )
 def test_files_that_cannot_be_used_end_the_start_in_one_line(
     options: list[str], tmp_path: Path, authority: Authority
 ) -> None:
-    authority.issue("relay")
-    authority.issue("other")
+    for name in ("relay", "other", "locked"):
+        authority.issue(name)
+    lock(tmp_path / "locked.key")
     command = (SCRIPTS / "twistd", "-n", "--pidfile=", "proxyservice", "--state-dir", "state")
     program = Program(tmp_path, *command, *options)
     assert program.ended() in (1, 2)

@@ -121,6 +121,29 @@ def test_who_ends_tls_in_between_proves_nothing_for_a_node(
     assert node.stdout == ""
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("trust", [("--pin", "33" * 32), ("--ca", "authority.pem")])
+def test_who_shows_the_wrong_certificate_hears_nothing(
+    trust: tuple[str, str], tmp_path: Path, authority: Authority, started: list[Program]
+) -> None:
+    """Not even a Hello: there may be no Challenge to wait for, with nodes of part A."""
+    certificate, key, _ = authority.issue("attacker", host="example.org")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    trusted = trust[0], tmp_path / trust[1] if trust[0] == "--ca" else trust[1]
+    with socket.create_server((HOST, 0)) as listening:
+        listening.settimeout(15)
+        node = expose(started, tmp_path, 1, listening.getsockname()[1], *trusted)
+        plain, _ = listening.accept()
+        with context.wrap_socket(plain, server_side=True) as attacker:
+            attacker.settimeout(15)
+            heard = b""
+            with suppress(ConnectionResetError, ssl.SSLError):
+                heard = attacker.recv(65536)
+            assert heard == b""
+    assert node.ended() == 1
+
+
 # ------------------------------------------------------------- a node made by hand, on TLS
 
 

@@ -61,7 +61,7 @@ def said(visitor: socket.socket, data: bytes) -> bytes:
 def test_t24_a_day_forward_and_two_back(
     clock: FalseClock, relays: Relays, expose: Expose, echo: EchoServer
 ) -> None:
-    relay = relays("--keepalive", "500ms", "--hold", "1s", "--lease-ttl", "4s")
+    relay = relays("--keepalive", "3s", "--hold", "1s", "--lease-ttl", "4s")
     exposing = expose(echo.port, "--via", relay.via)
     address = address_of(exposing, echo.port)
     with (

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 def test_a_stopped_node_is_found_and_a_silent_one_of_part_a_is_not(
     relays: Relays, expose: Expose, echo: EchoServer
 ) -> None:
-    relay = relays("--keepalive", "700ms", "--hold", "1h")
+    relay = relays("--keepalive", "1s", "--hold", "1h")
     with socket.create_connection(("127.0.0.1", relay.port), timeout=20) as silent:
         silent.sendall(proxy_request(1))
         answer = pb.ProxyResponse.FromString(receive_message(silent).message)
@@ -60,7 +60,7 @@ def test_a_node_that_takes_no_data_loses_its_connection_and_nobody_elses(
     relays: Relays, expose: Expose, echo: EchoServer
 ) -> None:
     """A stopped node whose visitor sends: by silence or by the stall, whichever is first."""
-    relay = relays("--keepalive", "700ms", "--hold", "0")
+    relay = relays("--keepalive", "2s", "--hold", "0")
     stopped, other = (expose(echo.port, "--via", relay.via) for _ in range(2))
     address, others = address_of(stopped, echo.port), address_of(other, echo.port)
     with socket.create_connection(socket_address(address), timeout=20) as visitor:
