@@ -32,6 +32,7 @@ from proxyservice.server.access import Access
 from proxyservice.server.claims import Claimed
 from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.factory import MainFactory
+from proxyservice.server.limit_options import Limits
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
@@ -180,10 +181,15 @@ class Options(PluginOptions):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["limit"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """Endpoint string for main connections; may be repeated (tcp:6008)."""
         self["listen"].append(endpoint)
+
+    def opt_limit(self, text: str) -> None:
+        """NAME=VALUE of one limit; may be repeated. docs/operations.md has the names."""
+        self["limit"].append(text)
 
     def postOptions(self) -> None:
         """Check what has no default to check."""
@@ -216,6 +222,13 @@ class Options(PluginOptions):
             name, default = str(row[0]), row[2]
             if default and self[name] == "":
                 raise usage.UsageError(f"--{name} needs a value")
+        own = ServiceLimits(
+            max_frame_bytes=self["max-frame"], inflate_check_bytes=self["inflate-check"]
+        )
+        try:
+            self["limits"] = Limits.parse(self["limit"], own)
+        except ValueError as error:
+            raise usage.UsageError(f"--limit: {error}") from None
 
     def _access(self) -> Access:
         """The operator's files. Raises UsageError."""
@@ -291,9 +304,7 @@ def makeService(options: Options) -> Service:
     times = LeaseTimes(
         ttl=options["lease-ttl"], proved_ttl=options["proved-ttl"], hold=options["hold"]
     )
-    limits = ServiceLimits(
-        max_frame_bytes=options["max-frame"], inflate_check_bytes=options["inflate-check"]
-    )
+    limits = options["limits"].service
     room = WaitingRoom(limits.waiting_visitors, limits.waiting_per_lease)
     binder = WaitedPorts(ports, room)
     registry = LeaseRegistry(
@@ -307,6 +318,7 @@ def makeService(options: Options) -> Service:
         keepalive_seconds=options["keepalive"],
         claimed=options["claimed"] or _default_claimed(options),
         trusted_sources=options["trusted-sources"],
+        quota=options["limits"].quota,
         times=times,
         limits=limits,
     )

@@ -99,12 +99,23 @@ def option_rows() -> dict[str, str]:
 def test_every_option_is_documented_with_its_default() -> None:
     from proxyservice.tap import Options
 
-    declared = {"listen": "tcp:6008"}  # collected by a method, for it may be repeated
+    declared = {"listen": "tcp:6008", "limit": ""}  # collected by a method, for it may be repeated
     declared |= {str(name): default or "" for name, _, default, *_ in Options.optParameters}
     documented = option_rows()
     assert declared.keys() == documented.keys()
     for name, default in declared.items():
         assert default in documented[name], name
+
+
+def test_every_limit_is_documented_with_its_default() -> None:
+    from proxyservice.server.limit_options import Limits, names
+    from proxyservice.server.limits import ServiceLimits
+
+    section = (TOP / "docs" / "operations.md").read_text().split("\n## Limits\n")[1]
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| `(\S+)` \|", section, re.MULTILINE))
+    assert rows.keys() == names().keys()
+    said = Limits.parse([f"{name}={default}" for name, default in rows.items()], ServiceLimits())
+    assert said == Limits.parse([], ServiceLimits())
 
 
 PAGES = [TOP / "README.md", *TOP.glob("docs/[!b]*.md"), *TOP.glob("examples/*.md")]

@@ -6,7 +6,6 @@ connections which have not said who they are.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
@@ -16,6 +15,7 @@ from twisted.logger import Logger
 
 from proxyservice.errors import ProxyServiceError
 from proxyservice.leases.lease import Lease, LeaseQuota
+from proxyservice.leases.quota import counted_source
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.addresses import is_private
 from proxyservice.net.deadlines import Deadlines
@@ -25,6 +25,7 @@ from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.settings import ServiceSettings
+from proxyservice.server.strangers import Admission, Strangers
 from proxyservice.server.takeover import Takeovers
 from proxyservice.server.visitor_gate import VisitorGate
 from proxyservice.server.waiting_room import WaitingRoom, WaitingVisitor
@@ -49,6 +50,10 @@ class _AccessWatch:
         return now + ACCESS_WATCH_SECONDS
 
 
+def _keep_on(seconds: float) -> None:
+    """Nobody listens: whoever makes connections by hand need not rest."""
+
+
 class MainFactory(Factory):
     """Makes and counts main connections; `now` is the monotonic clock, in seconds."""
 
@@ -70,7 +75,7 @@ class MainFactory(Factory):
         self.settings = settings
         self.access = access or Access()
         self.gate = VisitorGate(settings, now)
-        self.takeovers = Takeovers(registry, deadlines, now)
+        self.takeovers = Takeovers(registry, deadlines, now, settings.limits)
         self.connections: set[MainConnection] = set()
         self.visitors = 0
         """Of all nodes."""
@@ -78,8 +83,10 @@ class MainFactory(Factory):
         self.waiting_room = waiting_room
         self._warned = False
         self._empty: list[Deferred[None]] = []
-        self._strangers: OrderedDict[MainConnection, None] = OrderedDict()
-        self._strangers_of: dict[str, int] = {}
+        self._strangers: Strangers[MainConnection] = Strangers(settings.limits)
+        self._admission = Admission(settings.limits.connections_a_second)
+        self.rest: Callable[[float], None] = _keep_on
+        """Called with seconds in which no main connection is to be taken."""
 
     @property
     def open_sockets(self) -> int:
@@ -90,6 +97,9 @@ class MainFactory(Factory):
         """One protocol for each accepted socket; who may stay is decided in `arrived`."""
         if not self.descriptors.room_for_node:
             return None
+        rest_seconds = self._admission.admitted(self.now())
+        if rest_seconds:
+            self.rest(rest_seconds)
         connection = MainConnection()
         connection.factory = self
         return connection
@@ -97,17 +107,18 @@ class MainFactory(Factory):
     # ------------------------------------------- connections without identity
 
     def arrived(self, connection: MainConnection) -> None:
-        """A stranger; when there are too many, the oldest of the busiest source goes."""
+        """A stranger; when there are too many, one of them goes."""
         self.connections.add(connection)
         self._warn_of_private_address(connection)
-        self._strangers[connection] = None
-        source = connection.source
-        self._strangers_of[source] = self._strangers_of.get(source, 0) + 1
-        if len(self._strangers) > self.settings.limits.connections_without_identity:
-            busiest = max(self._strangers_of, key=self._strangers_of.__getitem__)
-            oldest = next(one for one in self._strangers if one.source == busiest)
-            oldest.abort("too many connections without identity")
-            self.identified(oldest)  # counts no more, though it is lost at the end of the turn
+        trusted = self.settings.trusts(connection.source)
+        source = None if trusted else counted_source(connection.source)
+        goes = self._strangers.arrived(connection, source, self.now())
+        if goes is not None:
+            goes.abort("too many connections without identity")
+
+    def spoke(self, connection: MainConnection) -> None:
+        """Its first byte came."""
+        self._strangers.spoke(connection)
 
     def _warn_of_private_address(self, connection: MainConnection) -> None:
         """Said once: a node out there cannot dial what this machine calls itself (protocol A4)."""
@@ -124,14 +135,7 @@ class MainFactory(Factory):
 
     def identified(self, connection: MainConnection) -> None:
         """It said who it is and no longer counts as a stranger."""
-        if connection not in self._strangers:
-            return
-        del self._strangers[connection]
-        left = self._strangers_of[connection.source] - 1
-        if left:
-            self._strangers_of[connection.source] = left
-        else:
-            del self._strangers_of[connection.source]
+        self._strangers.forget(connection)
 
     def gone(self, connection: MainConnection) -> None:
         """Its transport is closed."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proxyservice.leases.takeovers import BURST, SECONDS_EACH
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -23,6 +25,16 @@ class ServiceLimits:
     seconds_to_first_byte: float = 60.0
     # At the cap the oldest of the busiest source goes: OpenSSH's MaxStartups as the model.
     connections_without_identity: int = 400
+    # Of one IPv4 address or IPv6 /56; at the cap its oldest goes.
+    strangers_per_source: int = 16
+    # Of these so many may say nothing, once they have had time to say something.
+    silent_per_source: int = 2
+    seconds_to_speak: float = 2.0
+    # Main connections taken in a second; the others wait in the backlog (frp #4802).
+    connections_a_second: int = 1000
+    # Of one live lease, from other addresses than its holder's (coturn GHSA-hpq3-g7x4-h7xx).
+    takeover_burst: int = BURST
+    takeover_seconds: float = SECONDS_EACH
     # Answers wait here for a peer that does not read; beyond, it is not read either.
     answers_high_bytes: int = 32 * KIB
     # A main connection that takes none of its queued bytes for so long is dead.

@@ -108,6 +108,7 @@ class MainConnection(EagerProtocol):
             return
         if self.patience.heard(self.factory.now()):
             self._be_punctual()
+            self.factory.spoke(self)
         if self.identity is None:
             limit = self.factory.settings.limits.bytes_before_identity - self._bytes_before_identity
             stranger, view = view[:limit], view[limit:]

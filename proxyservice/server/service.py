@@ -93,6 +93,8 @@ class ProxyService(Service):
         self._drain = Drain(reactor, factory, drain_seconds)
         self._notifier = notifier or Notifier({}, 0)
         self._main_ports: list[Any] = []
+        self._resting: Any = None  # until then the main ports accept nobody
+        factory.rest = self._rest
         self._tick: Any = None
 
     def startService(self) -> None:
@@ -131,6 +133,19 @@ class ProxyService(Service):
         port.transport = EagerServer
         port.socket.listen(BACKLOG)  # endpoint strings stop at Twisted's 50
         self._main_ports.append(port)
+
+    def _rest(self, seconds: float) -> None:
+        """More nodes come than can be served at a time: the kernel keeps them for a moment."""
+        if self._resting is None and self.running:
+            for port in self._main_ports:
+                port.stopReading()
+            self._resting = self._reactor.callLater(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = None
+        if self.running:
+            for port in self._main_ports:
+                port.startReading()
 
     def _abandon(self) -> None:
         for port in self._main_ports:

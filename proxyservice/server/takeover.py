@@ -21,6 +21,7 @@ from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.takeovers import TakeoverBucket
 from proxyservice.net.acknowledged import acknowledged_bytes
 from proxyservice.net.deadlines import Deadlines
+from proxyservice.server.limits import ServiceLimits
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
 
@@ -70,9 +71,14 @@ class Takeovers:
     """All contests of one service; one newcomer waits for each lease at most, the latest."""
 
     def __init__(
-        self, registry: LeaseRegistry, deadlines: Deadlines, now: Callable[[], float]
+        self,
+        registry: LeaseRegistry,
+        deadlines: Deadlines,
+        now: Callable[[], float],
+        limits: ServiceLimits,
     ) -> None:
         self.registry = registry
+        self._limits = limits
         self._deadlines = deadlines
         self._now = now
         self._contenders: dict[Owner, _Contender] = {}
@@ -107,7 +113,9 @@ class Takeovers:
 
     def count(self, owner: Owner, now: float) -> float:
         """One takeover more: 0, or how long it has to wait."""
-        bucket = self._buckets.pop(owner, None) or TakeoverBucket()
+        bucket = self._buckets.pop(owner, None) or TakeoverBucket(
+            self._limits.takeover_burst, self._limits.takeover_seconds
+        )
         self._buckets[owner] = bucket
         for _ in range(2):
             oldest, waiting = next(iter(self._buckets.items()))

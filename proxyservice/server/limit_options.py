@@ -1,0 +1,93 @@
+"""`--limit NAME=VALUE`: every limit by its name, as docs/operations.md lists them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from proxyservice.leases.lease import LeaseQuota
+from proxyservice.server.limits import ServiceLimits
+from proxyservice.units import parse_duration, parse_size
+
+OWN_OPTIONS = frozenset({"max_frame_bytes", "inflate_check_bytes"})
+"""Limits that have options of their own."""
+
+LARGEST = 1 << 31
+"""Of counts and rates: beyond it nobody means what they say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Both kinds: what a connection may do, and how many leases there may be."""
+
+    service: ServiceLimits
+    quota: LeaseQuota
+
+    @classmethod
+    def parse(cls, texts: Iterable[str], service: ServiceLimits) -> Limits:
+        """`service` and the usual quota, but for what these say. Raises ValueError."""
+        limits = cls(service, LeaseQuota())
+        for text in texts:
+            name, equals, value = text.partition("=")
+            if not equals or name not in _READERS:
+                known = ", ".join(sorted(_READERS))
+                raise ValueError(f"{text!r} is no NAME=VALUE; names are {known}")
+            part, field, read = _READERS[name]
+            try:
+                changed = replace(getattr(limits, part), **{field: read(value)})
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            limits = replace(limits, **{part: changed})
+        return limits
+
+
+def names() -> dict[str, Any]:
+    """Each limit's name and its default."""
+    parts = {"service": ServiceLimits(), "quota": LeaseQuota()}
+    return {name: getattr(parts[part], field) for name, (part, field, _) in _READERS.items()}
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or not 0 < int(text) <= LARGEST:
+        raise ValueError(f"{text!r} is no whole number from 1 to {LARGEST}")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,6})?", text) or float(text) > LARGEST:
+        raise ValueError(f"{text!r} is no number from 0 to {LARGEST}")
+    return float(text)
+
+
+def _rate_above_0(text: str) -> float:
+    rate = _rate(text)
+    if not rate:
+        raise ValueError("it must be above 0")
+    return rate
+
+
+def _reader(name: str, default: object) -> Callable[[str], Any]:
+    if "bytes" in name.split("_"):
+        return parse_size
+    if "seconds" in name.split("_"):
+        return parse_duration
+    if isinstance(default, float):
+        return _rate_above_0 if default else _rate
+    return _count
+
+
+def _readers() -> dict[str, tuple[str, str, Callable[[str], Any]]]:
+    found = {}
+    for field in fields(ServiceLimits):
+        if field.name not in OWN_OPTIONS:
+            reader = _reader(field.name, field.default)
+            found[field.name.replace("_", "-")] = ("service", field.name, reader)
+    for field in fields(LeaseQuota):
+        found["leases-" + field.name.replace("_", "-")] = ("quota", field.name, _count)
+    return found
+
+
+_READERS = _readers()
+"""Name to the part and field it sets, and how its value is read."""
