@@ -136,7 +136,9 @@ class ProxyService(Service):
 
     def _rest(self, seconds: float) -> None:
         """More nodes come than can be served at a time: the kernel keeps them for a moment."""
-        if self._resting is None and self.running:
+        if self._resting is not None:
+            self._resting.reset(seconds)  # more were taken in the same turn
+        elif self.running:
             for port in self._main_ports:
                 port.stopReading()
             self._resting = self._reactor.callLater(seconds, self._go_on)
