@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import unused_port
 
 VECTORS: dict[str, dict[str, Any]] = {
     entry["name"]: entry
@@ -29,13 +29,10 @@ def free_ports() -> Callable[[int], list[int]]:
     """So many different TCP ports that nobody listens on, IPv4 or IPv6."""
 
     def find(count: int) -> list[int]:
-        with ExitStack() as held:
-            ports = []
-            for _ in range(count):
-                probe = held.enter_context(socket.socket())
-                probe.bind(("", 0))
-                ports.append(int(probe.getsockname()[1]))
-        return ports
+        ports: dict[int, None] = {}
+        while len(ports) < count:
+            ports[unused_port()] = None
+        return list(ports)
 
     return find
 

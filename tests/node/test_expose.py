@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,17 +25,12 @@ from tests.node.processes import (
     visit,
     wait_until,
 )
+from tests.ports import unused_port
 
 pytestmark = pytest.mark.process
 
 PORTS = range(26000 + os.getpid() % 50 * 40, 26000 + os.getpid() % 50 * 40 + 40)
 TRACEBACK = re.compile("Traceback|Unhandled|mistake of ours")
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

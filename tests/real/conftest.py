@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.node.processes import SCRIPTS, EchoServer, Program, Relay
+from tests.ports import unused_port
 
 TRACEBACK = re.compile("Traceback|Unhandled|mistake of ours")
 FULL = os.environ.get("PROXYSERVICE_FULL") == "1"
@@ -30,12 +30,6 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 def program(name: str) -> str | None:
     """Where it is, also when it is not meant for users."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def address_of(exposing: Program, target: object) -> str:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID
 from tests.conftest import VECTORS
+from tests.ports import unused_port as free_port
 
 pytestmark = pytest.mark.process
 NET = DEFAULT_NETWORK_ID
@@ -27,11 +27,6 @@ NET = DEFAULT_NETWORK_ID
 
 def raw(name: str) -> bytes:
     return bytes.fromhex(VECTORS[name]["hex"])
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Relay:

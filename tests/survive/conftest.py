@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.node.processes import SCRIPTS, EchoServer, Program, Relay
+from tests.ports import unused_port
 from tests.real.conftest import TRACEBACK
 
 FULL = os.environ.get("PROXYSERVICE_FULL") == "1"
@@ -21,12 +21,6 @@ PORTS = range(26000 + os.getpid() % 40 * 40, 26000 + os.getpid() % 40 * 40 + 40)
 def scaled(whole: int, reduced: int) -> int:
     """How many: the figure of the specification, or enough to see it hold."""
     return whole if FULL else reduced
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 Relays = Callable[..., Relay]
