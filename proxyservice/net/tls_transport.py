@@ -161,6 +161,11 @@ class _TLSFactory(TLSMemoryBIOFactory):
         super().__init__(creator, is_client, wrapped)
         self.is_client = is_client
 
+    def buildProtocol(self, addr: Any) -> Any:
+        """None where the factory within takes nobody."""
+        inner = self.wrappedFactory.buildProtocol(addr)
+        return None if inner is None else self.protocol(self, inner)
+
 
 def tls_factory(creator: Any, wrapped: Any, *, is_client: bool) -> TLSMemoryBIOFactory:
     """Wrap a factory; ``creator`` makes OpenSSL connections as Twisted has it."""

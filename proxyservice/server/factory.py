@@ -23,6 +23,7 @@ from proxyservice.net.outlet import Outlet
 from proxyservice.server.access import Access
 from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
+from proxyservice.server.memory import Memory
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.strangers import Admission, Strangers
@@ -74,7 +75,8 @@ class MainFactory(Factory):
         self.now = now
         self.settings = settings
         self.access = access or Access()
-        self.gate = VisitorGate(settings, now)
+        self.memory = Memory(settings.limits.memory_bytes, self._let_windows_grow)
+        self.gate = VisitorGate(settings, self.memory, now)
         self.takeovers = Takeovers(registry, deadlines, now, settings.limits)
         self.connections: set[MainConnection] = set()
         self.visitors = 0
@@ -95,7 +97,7 @@ class MainFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """One protocol for each accepted socket; who may stay is decided in `arrived`."""
-        if not self.descriptors.room_for_node:
+        if not (self.descriptors.room_for_node and self.memory.room_for_node):
             return None
         rest_seconds = self._admission.admitted(self.now())
         if rest_seconds:
@@ -177,6 +179,12 @@ class MainFactory(Factory):
         self.registry.reserve(self.access.own_ports)
         self.deadlines.set(_AccessWatch(self), self.now() + ACCESS_WATCH_SECONDS)
 
+    def _let_windows_grow(self, grow: bool) -> None:
+        """Memory is short, or is no longer."""
+        for connection in self.connections:
+            if connection.switch is not None:
+                connection.switch.multiplexer.let_windows_grow(grow)
+
     # -------------------------------------------------------------- visitors
 
     def waiting_visitor(self, lease: Lease, host: str, port: int) -> WaitingVisitor | None:
@@ -200,6 +208,7 @@ class MainFactory(Factory):
             self.deadlines,
             self.now,
             self.settings.limits,
+            self.memory,
             lambda reason: self.visitor_refused(lease, reason),
             gone,
         )

@@ -43,6 +43,8 @@ class ServiceLimits:
     close_after_refusal_seconds: float = 1.0
     # A close that does not finish (a peer that never reads) becomes an abort.
     close_timeout_seconds: float = 5.0
+    # What waits for anybody, all together; in steps from 70 % on (libp2p, Envoy).
+    memory_bytes: int = 512 * MIB
     # The largest relayed frame; deployed nodes send 8 MiB as a matter of course.
     max_frame_bytes: int = 64 * MIB
     # Compressed bodies up to this size are inflated and checked; 0: none, and no bomb goes off.

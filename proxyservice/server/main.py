@@ -60,6 +60,9 @@ CONTROL_READ_BYTES = 16 * 1024
 CROWDED_READ_BYTES = 64 * 1024
 """The same for a node that also sends stream data, while it does not read what it is sent."""
 
+UNCOUNTED_BYTES = 4 * 1024
+"""Of an unfinished frame: what every connection may have before it says who it is."""
+
 log = Logger()
 
 
@@ -90,6 +93,7 @@ class MainConnection(EagerProtocol):
         self._refused = False
         self._bytes_before_identity = 0
         self._first_frame = True
+        self._large_tail = False  # of a frame that is not complete
         self.patience = Patience(settings.limits, factory.now())
         self._be_punctual()
         factory.arrived(self)
@@ -118,6 +122,8 @@ class MainConnection(EagerProtocol):
                 self.refuse_peer(FrameError("too many bytes and no ProxyRequest"))
         if view and not self.closing and not self._refused:
             self._decode(view)
+        if self._large_tail or self._decoder.buffered_bytes > UNCOUNTED_BYTES:
+            self._count_memory()
 
     def _decode(self, view: memoryview) -> None:
         try:
@@ -272,6 +278,7 @@ class MainConnection(EagerProtocol):
         self.answer(Opcode.WELCOME, welcome)
         if self.handshake.speaks(pb.FEATURE_STREAMS):
             multiplexer = Multiplexer(self.handshake.window_bytes)
+            multiplexer.let_windows_grow(self.factory.memory.windows_grow)
             network_id = self.factory.settings.network_id
             self.switch = StreamSwitch(network_id, self.outlet, multiplexer, self._opening)
             self._decoder.allow_streams(LARGEST_PAYLOAD_BYTES)
@@ -336,15 +343,29 @@ class MainConnection(EagerProtocol):
         """Bytes wait for the node: from now on it must take some, or it is dead."""
         if self.patience.queued(self.factory.now(), self.outlet.sent_bytes):
             self._be_punctual()
+        self._count_memory()
 
     def _drained(self) -> None:
         """The node has taken what waited for it."""
         self.patience.drained()
+        self._count_memory()
         if self._answers.drained() and not self.closing:
             self.transport.resumeProducing()
         if self.switch is not None:
             self.switch.tell()
         self.leases.close_if_drained()
+
+    def _count_memory(self) -> None:
+        """What waits for the node, and what of its own is not complete."""
+        unfinished_bytes = self._decoder.buffered_bytes
+        self._large_tail = unfinished_bytes > UNCOUNTED_BYTES
+        if not self._large_tail:
+            unfinished_bytes = 0
+        self.factory.memory.hold(self, self.outlet.queued_bytes + unfinished_bytes)
+
+    def memory_short(self) -> None:
+        """More waits for this node than for anybody else."""
+        self.abort("memory is short")
 
     def _be_punctual(self) -> None:
         at = self.patience.next_deadline()
@@ -400,6 +421,7 @@ class MainConnection(EagerProtocol):
             self.factory.refused(self, FrameError(f"TLS failed: {why}"))
         self._let_go()
         self.outlet.close()
+        self.factory.memory.hold(self, 0)
         self.factory.deadlines.forget(self)
         self.factory.gone(self)
 

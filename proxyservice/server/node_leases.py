@@ -383,6 +383,7 @@ class NodeLeases:
             switch,
             stream,
             partial(self._visitor_gone, holding),
+            memory=self._factory.memory,
             visitor_address=visitor_address,
             proxy_address=self._proxy_address(lease),
             origin=lease.owner.origin,

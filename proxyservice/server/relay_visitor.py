@@ -12,6 +12,7 @@ from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.keepalive import configure_visitor
 from proxyservice.net.outlet import Outlet
 from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.memory import Memory
 from proxyservice.wire.framing import HEADER_BYTES
 from proxyservice.wire.relay_check import RelayScanner
 
@@ -26,6 +27,7 @@ class RelayVisitor(EagerProtocol):
         deadlines: Deadlines,
         now: Callable[[], float],
         limits: ServiceLimits,
+        memory: Memory,
         refused: Callable[[str], None],
         gone: Callable[[RelayVisitor], None],
     ) -> None:
@@ -34,6 +36,8 @@ class RelayVisitor(EagerProtocol):
         self._deadlines = deadlines
         self._now = now
         self._limits = limits
+        self._memory = memory
+        self._counted_bytes = 0
         self._refused = refused
         self._gone = gone
         self._began_at: float | None = None  # when the unfinished frame began
@@ -80,11 +84,23 @@ class RelayVisitor(EagerProtocol):
             self._end()
             return
         self._outlet.charge(self, received_bytes)
+        self._count_memory()
         self._watch_the_clock(begun_anew=relayed)
         if self._finishing and not self._scanner.buffered_bytes:
             self._end_in_order()
         elif not self._outlet.writable:
             self._wait()
+
+    def _count_memory(self) -> None:
+        n_bytes = self._scanner.memory_bytes
+        if n_bytes != self._counted_bytes:
+            self._counted_bytes = n_bytes
+            self._memory.hold(self, n_bytes)
+
+    def memory_short(self) -> None:
+        """Its unfinished frame is the largest of all."""
+        self._refused("memory is short, and its frame takes most of it")
+        self._end()
 
     def _wait(self) -> None:
         if not self._waiting:
@@ -154,6 +170,7 @@ class RelayVisitor(EagerProtocol):
         """The visitor is gone; an unfinished frame goes with it."""
         self._over = True
         self._scanner.close()
+        self._memory.hold(self, 0)
         self._outlet.forget(self)
         self._deadlines.forget(self)
         self._gone(self)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from proxyservice.leases.lease import Owner
 from proxyservice.leases.quota import counted_source
 from proxyservice.server.buckets import Buckets
+from proxyservice.server.memory import Memory
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
 
@@ -20,8 +21,9 @@ _source_of = lru_cache(maxsize=4096)(counted_source)  # the same few come again 
 class VisitorGate:
     """One for a service; `now` is the monotonic clock, in seconds."""
 
-    def __init__(self, settings: ServiceSettings, now: Callable[[], float]) -> None:
+    def __init__(self, settings: ServiceSettings, memory: Memory, now: Callable[[], float]) -> None:
         self._settings = settings
+        self._memory = memory
         self._now = now
         self._open_of: dict[str, int] = {}
         self._sources: dict[object, str] = {}
@@ -37,6 +39,8 @@ class VisitorGate:
         limits = self._settings.limits
         if not rules.allows_visitor(host):
             return "its address is not allowed"
+        if not self._memory.room_for_visitor:
+            return "memory is short"
         if open_visitors >= self.most(rules):
             return "too many visitors"
         now = self._now()

@@ -93,6 +93,10 @@ class Multiplexer:
         """The most that may come to lie in memory here."""
         return self._granted.granted_bytes
 
+    def let_windows_grow(self, grow: bool) -> None:
+        """Whether streams may be granted more than they have."""
+        self._granted.may_grow = grow
+
     # ---------------------------------------------------------- opening
 
     def open(self) -> Stream | None:

@@ -38,7 +38,7 @@ CREDIT_LIMIT: Final = (1 << 31) - 1
 class CreditBudget:
     """The windows that one side of a main connection has open, all streams together."""
 
-    __slots__ = ("busy", "busy_bytes", "granted_bytes")
+    __slots__ = ("busy", "busy_bytes", "granted_bytes", "may_grow")
 
     def __init__(self) -> None:
         self.granted_bytes = 0
@@ -47,11 +47,14 @@ class CreditBudget:
         """Windows that were used up at least once and are still open."""
         self.busy_bytes = 0
         """Their share of `granted_bytes`."""
+        self.may_grow = True
+        """False while memory is short elsewhere: windows stay as they are, and new ones are small.
+        """
 
     def initial_bytes(self, wanted_bytes: int = DEFAULT_WINDOW_BYTES) -> int:
         """Return what a new stream may have; 0 when there is nothing left to give."""
         for size_bytes, bound_bytes in (
-            (wanted_bytes, SCARCE_BYTES),
+            (wanted_bytes, SCARCE_BYTES if self.may_grow else 0),
             (min(wanted_bytes, SMALL_WINDOW_BYTES), CREDIT_BOUND_BYTES),
         ):
             if self.granted_bytes + size_bytes <= bound_bytes:
@@ -142,7 +145,7 @@ class ReceiveWindow:
         if change_bytes < 0:
             floor_bytes = min(0, DEFAULT_WINDOW_BYTES - self.size_bytes)
             change_bytes = max(change_bytes, floor_bytes, -(credit_bytes // 2))
-        elif 4 * self.held_bytes <= self.size_bytes:
+        elif self._budget.may_grow and 4 * self.held_bytes <= self.size_bytes:
             room_bytes = max(0, SCARCE_BYTES - self._budget.granted_bytes)
             change_bytes = min(change_bytes, GROWTH_FACTOR * credit_bytes, room_bytes)
         else:

@@ -73,6 +73,11 @@ class RelayScanner:
         return self._filled_bytes
 
     @property
+    def memory_bytes(self) -> int:
+        """What an unfinished frame keeps here, with room for more of it."""
+        return len(self._buffer) or len(self._begun)
+
+    @property
     def unfinished_frame_bytes(self) -> int:
         """How long that frame is to be, as far as is known."""
         return self._frame_bytes or self._filled_bytes
