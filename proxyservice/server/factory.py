@@ -7,6 +7,7 @@ connections which have not said who they are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
@@ -24,7 +25,9 @@ from proxyservice.server.access import Access
 from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
 from proxyservice.server.memory import Memory
+from proxyservice.server.pace import Pace, PacedRelayVisitor
 from proxyservice.server.relay_visitor import RelayVisitor
+from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.strangers import Admission, Strangers
 from proxyservice.server.takeover import Takeovers
@@ -194,11 +197,26 @@ class MainFactory(Factory):
             self.visitor_refused(lease, "its node is away and too many wait already")
         return visitor
 
+    def pace(self, present: Pace | None, rules: Rules) -> Pace | None:
+        """How fast the visitors of a lease may be from now on; None: as fast as they can."""
+        rate = rules.bytes_per_second or self.settings.limits.lease_bytes_per_second
+        if not rate:
+            return None
+        if present is None:
+            return Pace(rate, self.deadlines, self.now)
+        present.bytes_per_second = rate
+        return present
+
     def relay_visitor(
-        self, outlet: Outlet, lease: Lease, gone: Callable[[RelayVisitor], None]
+        self,
+        outlet: Outlet,
+        lease: Lease,
+        gone: Callable[[RelayVisitor], None],
+        pace: Pace | None,
     ) -> RelayVisitor:
         """The protocol of a visitor in message mode."""
-        return RelayVisitor(
+        kind = RelayVisitor if pace is None else partial(PacedRelayVisitor, pace)
+        return kind(
             RelayScanner(
                 self.settings.network_id,
                 self.settings.limits.max_frame_bytes,

@@ -68,9 +68,13 @@ def _rate_above_0(text: str) -> float:
     return rate
 
 
+def _size_or_0(text: str) -> int:
+    return 0 if text == "0" else parse_size(text)
+
+
 def _reader(name: str, default: object) -> Callable[[str], Any]:
     if "bytes" in name.split("_"):
-        return parse_size
+        return parse_size if default else _size_or_0
     if "seconds" in name.split("_"):
         return parse_duration
     if isinstance(default, float):

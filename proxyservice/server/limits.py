@@ -59,6 +59,8 @@ class ServiceLimits:
     visitor_burst_per_source: float = 200.0
     # New visitors of one lease a second; 0: any number.
     visitor_rate_per_lease: float = 0.0
+    # Of one lease, all its visitors and both directions together; 0: any number.
+    lease_bytes_per_second: int = 0
     # Visitors whose node is away: each costs a descriptor, and none is read. No node may
     # fill the room, and the room no more than the visitors of one busy lease.
     waiting_per_lease: int = 64

@@ -21,6 +21,7 @@ from proxyservice.errors import RefusedError
 from proxyservice.leases.lease import Grant, Lease, Owner
 from proxyservice.net.addresses import format_host_port
 from proxyservice.server.lease_request import LeaseRequest
+from proxyservice.server.pace import Pace, PacedStreamVisitor
 from proxyservice.server.port_choice import choose_port
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.stream_visitor import StreamVisitor
@@ -39,7 +40,7 @@ FULL_RETRY_SECONDS = 5.0
 class _Holding:
     """One lease of this connection, or the question for it."""
 
-    __slots__ = ("grant", "mode", "nonce", "owner", "unwanted", "visitors", "waiting")
+    __slots__ = ("grant", "mode", "nonce", "owner", "pace", "unwanted", "visitors", "waiting")
 
     def __init__(self, owner: Owner, mode: int) -> None:
         self.owner = owner
@@ -49,6 +50,7 @@ class _Holding:
         self.grant: Grant | None = None
         self.waiting: list[LeaseRequest] = []  # requests to answer once it is granted
         self.visitors: set[RelayVisitor | StreamVisitor] = set()
+        self.pace: Pace | None = None
 
     def close_visitors(self) -> None:
         for visitor in list(self.visitors):
@@ -356,13 +358,14 @@ class NodeLeases:
         if refusal is not None:
             self._factory.visitor_refused(lease, refusal)
             return None
+        holding.pace = self._factory.pace(holding.pace, rules)
         if holding.mode == pb.MODE_STREAMS:
             visitor: RelayVisitor | StreamVisitor | None = self._stream_visitor(
                 holding, lease, format_host_port(host, port)
             )
         else:
             visitor = self._factory.relay_visitor(
-                self._connection.outlet, lease, partial(self._visitor_gone, holding)
+                self._connection.outlet, lease, partial(self._visitor_gone, holding), holding.pace
             )
         if visitor is not None:
             gate.came(visitor, host)
@@ -379,7 +382,9 @@ class NodeLeases:
         if stream is None:
             self._factory.visitor_refused(lease, "the node's connection has no room for a stream")
             return None
-        return StreamVisitor(
+        pace = holding.pace
+        kind = StreamVisitor if pace is None else partial(PacedStreamVisitor, pace)
+        return kind(
             switch,
             stream,
             partial(self._visitor_gone, holding),

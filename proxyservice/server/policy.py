@@ -18,7 +18,7 @@ from typing import Any
 
 from proxyservice.errors import StartError
 from proxyservice.server.rules import ANYTHING, MODES, Networks, Rules
-from proxyservice.units import parse_port_range
+from proxyservice.units import parse_port_range, parse_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -149,6 +149,10 @@ def _rate(value: object) -> float:
     return float(value)
 
 
+def _size(value: object) -> int:
+    return parse_size(str(value))
+
+
 def _strings(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ValueError('expected a list of texts, as ["...", "..."]')
@@ -184,6 +188,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "modes": _modes,
     "visitors": _whole(0, 1 << 20),
     "visitors_per_second": _rate,
+    "bytes_per_second": _size,
     "visitor_allow": _networks,
     "visitor_deny": _networks,
     "keys": _keys,

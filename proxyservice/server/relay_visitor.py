@@ -112,10 +112,16 @@ class RelayVisitor(EagerProtocol):
         """The outlet has room: read on, at once, and by the reactor if it still has room then."""
         if self._began_at is not None:
             self._began_at = self._now()  # what it waited for us is not its time
-        self.transport.readNow()
+        self._read_now()
         if self._outlet.writable and not self._over:
             self._waiting = False
             self.transport.resumeProducing()
+
+    def _read_now(self) -> None:
+        """A transport that cannot be asked has handed over what it has."""
+        read_now = getattr(self.transport, "readNow", None)
+        if read_now is not None:
+            read_now()
 
     def _watch_the_clock(self, *, begun_anew: bool) -> None:
         """A frame must be complete in time, however slowly its bytes come."""
@@ -145,11 +151,9 @@ class RelayVisitor(EagerProtocol):
     def finish(self) -> None:
         """The service is about to stop: end after the frame that is under way.
 
-        What the kernel has is read first; a transport that cannot be asked has handed it over.
+        What the kernel has is read first.
         """
-        read_now = getattr(self.transport, "readNow", None)
-        if read_now is not None:
-            read_now()
+        self._read_now()
         self._finishing = True
         if not self._over and not self._scanner.buffered_bytes:
             self._end_in_order()

@@ -22,6 +22,7 @@ class Rules:
     modes: frozenset[int] | None = None
     visitors: int | None = None  # open, of each lease
     visitors_per_second: float | None = None  # new, of each lease
+    bytes_per_second: int | None = None  # of each lease, both directions together
     visitor_allow: Networks | None = None
     visitor_deny: Networks | None = None
     keys: frozenset[str] | None = None  # fingerprints of the only keys that may use this entry

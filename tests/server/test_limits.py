@@ -36,6 +36,8 @@ def _no_thread() -> Iterator[None]:
         ("visitor-rate-per-source=0.5", "visitor_rate_per_source", 0.5),
         ("visitor-rate-per-lease=0", "visitor_rate_per_lease", 0.0),
         ("frame-bytes-per-second=1KB", "frame_bytes_per_second", 1000),
+        ("lease-bytes-per-second=1MiB", "lease_bytes_per_second", 1 << 20),
+        ("lease-bytes-per-second=0", "lease_bytes_per_second", 0),
     ],
 )
 def test_a_value_is_read_by_its_kind(text: str, field: str, value: object) -> None:
@@ -57,7 +59,9 @@ def test_what_is_no_value_is_named(name: str, value: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", set(names()) - {"visitor-rate-per-lease"})
+@pytest.mark.parametrize(
+    "name", set(names()) - {"visitor-rate-per-lease", "lease-bytes-per-second"}
+)
 def test_no_limit_can_be_0(name: str) -> None:
     for zero in ("0", "0s", "0.0"):
         with pytest.raises(ValueError, match=name):

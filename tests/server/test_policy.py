@@ -83,6 +83,7 @@ def test_an_entry_says_all_and_the_default_the_rest(tmp_path: Path) -> None:
         modes = ["messages", "streams"]
         visitors = 10
         visitors_per_second = 2.5
+        bytes_per_second = "1MiB"
         visitor_allow = ["10.0.0.0/8"]
         visitor_deny = ["10.1.0.0/16", "fd00::/8"]
         [tokens.alice]
@@ -92,7 +93,7 @@ def test_an_entry_says_all_and_the_default_the_rest(tmp_path: Path) -> None:
     """)
     policy = Policy.read(path)
     one = policy.rules(ONE, "alice", ())
-    assert (one.leases, one.port, one.visitors) == (3, 20005, 10)
+    assert (one.leases, one.port, one.visitors, one.bytes_per_second) == (3, 20005, 10, 1 << 20)
     assert one.ports == (range(20000, 20002), range(20003, 20004))
     assert one.modes == {pb.MODE_MESSAGES, pb.MODE_STREAMS}
     alice = policy.rules(TWO, "alice", ("node.example",))
@@ -116,6 +117,7 @@ BAD = {
     "negative": "[default]\nleases = -1",
     "a number for a truth": "[default]\nadmit = 1",
     "a rate of 0": "[default]\nvisitors_per_second = 0",
+    "not a size": '[default]\nbytes_per_second = "fast"',
     "not a network": '[default]\nvisitor_allow = ["10.0.0.1/8"]',
     "a text for a list": '[default]\nvisitor_deny = "10.0.0.0/8"',
     "unknown mode": '[default]\nmodes = ["datagrams"]',
