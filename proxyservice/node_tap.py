@@ -14,7 +14,7 @@ from proxyservice.errors import ProxyServiceError
 from proxyservice.node.events import EndingEvents
 from proxyservice.node.exposure import Exposure, exit_status, read_settings
 from proxyservice.node.proxy_protocol import HEADERS
-from proxyservice.options import PluginOptions
+from proxyservice.options import NO_BUSY_POLL, PluginOptions
 from proxyservice.process import ExplainedStart, exit_cleanly_on_signals, prepare_reactor
 
 
@@ -36,7 +36,8 @@ class Options(PluginOptions):
         ["state-dir", None, "", "[default: $STATE_DIRECTORY, else the XDG state directory]"],
     ]
     optFlags: ClassVar[list[list[str | None]]] = [
-        ["release", None, "Give the addresses back at the end."]
+        ["release", None, "Give the addresses back at the end."],
+        NO_BUSY_POLL,
     ]
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    prepare_reactor(reactor)
+    prepare_reactor(reactor, busy_poll=not options["no-busy-poll"])
     settings = options["settings"]
 
     def hopeless(error: ProxyServiceError) -> None:

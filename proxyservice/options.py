@@ -13,6 +13,10 @@ from twisted.python import usage
 WRONG_USAGE_STATUS = 2
 
 
+NO_BUSY_POLL = ["no-busy-poll", None, "Sleep between any two events: less CPU, slower answers."]
+"""For `optFlags`."""
+
+
 class PluginOptions(usage.Options):
     """`usage.Options` that end the process themselves when they are wrong.
 

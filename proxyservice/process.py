@@ -24,13 +24,14 @@ YOUNG_OBJECTS = 20_000
 """Objects made until the collector looks at them: some hundred visitors' worth, 2 MiB."""
 
 
-def prepare_reactor(reactor: Any) -> None:
+def prepare_reactor(reactor: Any, *, busy_poll: bool = True) -> None:
     """Give a reactor that is ours a clock that never jumps, and a lean loop; before any timer.
 
     Twisted's clock is the wall's: a step of it would fire or freeze every timer.
+    ``busy_poll`` as in `install_lean_loop`.
     """
     vars(reactor)["seconds"] = time.monotonic
-    install_lean_loop(reactor)
+    install_lean_loop(reactor, busy_poll=busy_poll)
     reactor.callWhenRunning(_spare_the_collector)
 
 

@@ -21,7 +21,7 @@ from proxyservice.leases.lease import LeaseTimes
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.store import LeaseStore, store_url
 from proxyservice.net.deadlines import Deadlines
-from proxyservice.options import PluginOptions
+from proxyservice.options import NO_BUSY_POLL, PluginOptions
 from proxyservice.process import (
     ExplainedStart,
     exit_cleanly_on_signals,
@@ -177,6 +177,7 @@ class Options(PluginOptions):
         ["store", None, "", "memory: or sqlite:///path [default: in the state directory]"],
         ["state-dir", None, "", "[default: $STATE_DIRECTORY, else the XDG state directory]"],
     ]
+    optFlags: ClassVar[list[list[str | None]]] = [NO_BUSY_POLL]
 
     def __init__(self) -> None:
         super().__init__()
@@ -293,7 +294,7 @@ def makeService(options: Options) -> Service:
     """Wire the service; nothing is opened before it starts."""
     from twisted.internet import reactor
 
-    prepare_reactor(reactor)
+    prepare_reactor(reactor, busy_poll=not options["no-busy-poll"])
     directory = options["state-dir"]
     store = LeaseStore(options["store"], options["network-id"])
     deadlines = Deadlines()

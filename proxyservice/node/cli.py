@@ -173,7 +173,16 @@ def new_token(name: str, expires: str | None, out: Path | None) -> None:
 )
 @click.option("--release", is_flag=True, help="Give the address back at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an event.")
-def expose(targets: tuple[str, ...], via: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@click.option(
+    "--no-busy-poll", is_flag=True, help="Sleep between any two events: less CPU, slower answers."
+)
+def expose(
+    targets: tuple[str, ...],
+    via: tuple[str, ...],
+    as_json: bool,
+    no_busy_poll: bool,
+    **options: Any,
+) -> None:
     """Give local servers public addresses, until interrupted.
 
     TARGET is a port number, HOST:PORT, or a client endpoint such as
@@ -193,20 +202,20 @@ def expose(targets: tuple[str, ...], via: tuple[str, ...], as_json: bool, **opti
     work = partial(
         exposing.expose, settings=settings, as_json=as_json, stdout=sys.stdout, stderr=sys.stderr
     )
-    sys.exit(run_reactor(work))
+    sys.exit(run_reactor(work, busy_poll=not no_busy_poll))
 
 
-def run_reactor(work: Callable[[Any], Deferred[Any]]) -> int:
+def run_reactor(work: Callable[[Any], Deferred[Any]], *, busy_poll: bool = True) -> int:
     """Run the reactor until the work is done; return the exit status.
 
     The work's result is the status, None stands for 0. The clock of the
     reactor becomes the monotonic one, before anything is scheduled: this
-    process is ours.
+    process is ours. ``busy_poll`` as in `install_lean_loop`.
     """
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
-    prepare_reactor(reactor)
+    prepare_reactor(reactor, busy_poll=busy_poll)
     status = [1]
 
     def finished(result: Any) -> None:

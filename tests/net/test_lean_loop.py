@@ -8,8 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from proxyservice.net import lean_loop
 
 PROGRAM = r"""
 import json, socket, sys, threading
@@ -19,8 +24,8 @@ from twisted.internet.tcp import Connector
 from proxyservice.net.eager import EagerClient, EagerProtocol, EagerServer
 from proxyservice.net.lean_loop import install_lean_loop, turn_end
 
-if sys.argv[1] == "lean":
-    assert install_lean_loop(reactor)
+if sys.argv[1] != "own":
+    assert install_lean_loop(reactor, busy_poll=sys.argv[1] == "busy")
 seen, ends = [], []
 silent = socket.create_server(("127.0.0.1", 0))
 
@@ -95,9 +100,9 @@ print(json.dumps({"seen": seen, "ends": sorted(ends), "active": turn_end.active}
 
 
 @pytest.mark.process
-def test_both_loops_give_the_same_answers() -> None:
+def test_all_loops_give_the_same_answers() -> None:
     answers = {}
-    for loop in ("lean", "own"):
+    for loop in ("busy", "lean", "own"):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, loop],
             capture_output=True,
@@ -106,7 +111,56 @@ def test_both_loops_give_the_same_answers() -> None:
             check=True,
         )
         answers[loop] = json.loads(done.stdout)
+    assert answers["busy"].pop("active") is True
     assert answers["lean"].pop("active") is True
     assert answers["own"].pop("active") is False
-    assert answers["lean"] == answers["own"]
+    assert answers["busy"] == answers["lean"] == answers["own"]
     assert answers["own"]["seen"] == ["echo", "bye", "reset", "", "echo", True, [1, 2, 3], True]
+
+
+class Poller:
+    """Has an event at the given moments of a clock that each look moves on by a microsecond."""
+
+    def __init__(self, *moments: float) -> None:
+        self.now = 0.0
+        self.slept = 0
+        self._moments = list(moments)
+
+    def clock(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        if timeout != 0 and self.now < self._moments[0]:
+            self.slept += 1
+            self.now = self._moments[0]
+        if self.now < self._moments[0]:
+            return []
+        del self._moments[0]
+        return [(7, 1)]
+
+
+def sleeps(monkeypatch: pytest.MonkeyPatch, seconds: float, *moments: float) -> list[int]:
+    """After each event, how often the loop has slept."""
+    poller = Poller(*moments)
+    reactor: Any = SimpleNamespace(_poller=poller, _selectables={})
+    monkeypatch.setattr(lean_loop.time, "perf_counter", poller.clock)
+    loop = lean_loop._LeanLoop(reactor, seconds)
+    slept = []
+    for _ in moments:
+        assert loop._wait(None, 1) == [(7, 1)]
+        slept.append(poller.slept)
+    return slept
+
+
+def test_it_sleeps_unless_events_come_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = 40e-6, 1.0
+    moments = (far, far + near, far + 2 * near, far + 3 * near, 2 * far, 2 * far + near)
+    assert sleeps(monkeypatch, 50e-6, *moments) == [1, 2, 2, 2, 3, 4]
+    assert sleeps(monkeypatch, 0.0, *moments) == [1, 2, 3, 4, 5, 6]
+
+
+def test_in_vain_it_looks_once_and_then_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaps = (1.0, 40e-6, 80e-6, 80e-6, 400e-6, 400e-6, 40e-6, 40e-6)
+    slept = sleeps(monkeypatch, 50e-6, *accumulate(gaps))
+    assert slept == [1, 2, 3, 4, 5, 6, 7, 7]
