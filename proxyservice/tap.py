@@ -323,7 +323,7 @@ def makeService(options: Options) -> Service:
         times=times,
         limits=limits,
     )
-    descriptors = Descriptors(lambda: factory.open_sockets + len(ports) + room.count)
+    descriptors = Descriptors(lambda: factory.sockets + len(ports) + room.count)
     factory = MainFactory(
         registry, deadlines, time.monotonic, settings, room, options["access"], descriptors
     )

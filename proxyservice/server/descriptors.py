@@ -1,8 +1,9 @@
 """How many sockets may be open, and for whom the last ones are kept.
 
 Running out of descriptors must cost those who come, never those who are there:
-visitors are turned away first, then leases are refused, then connections. What
-is counted are the sockets of the service; a reserve is left for all the rest.
+visitors are turned away first, then further ports are refused, then connections.
+What is counted are the sockets of the service and those it has promised; a reserve
+is left for all the rest.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ RESERVED_FOR_US = 32
 MOST = 1 << 20
 """Where the system names no limit: Linux's own default for one process."""
 
+CONNECTION_AND_PORT = 2
+"""A main connection that is let in finds a descriptor for its first proxy port, whenever it asks:
+those who connect faster than they are served must not leave each other without."""
+
 DESCRIPTORS_PER_NODE = 3
 """Main connection, proxy port, one visitor."""
 
@@ -30,7 +35,7 @@ log = Logger()
 
 
 class Descriptors:
-    """``count()`` says how many sockets the service has; unlimited until `raise_limit`."""
+    """``count()``: sockets that are open or promised; unlimited until `raise_limit`."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
@@ -51,7 +56,12 @@ class Descriptors:
 
     @property
     def room_for_node(self) -> bool:
-        """A main connection or a proxy port may be opened."""
+        """One more main connection may come; a port is promised to it."""
+        return self._count() + CONNECTION_AND_PORT <= self._limit - RESERVED_FOR_US
+
+    @property
+    def room_for_port(self) -> bool:
+        """One more proxy port may be opened that was promised to nobody."""
         return self._count() < self._limit - RESERVED_FOR_US
 
     @property

@@ -82,9 +82,10 @@ class MainFactory(Factory):
         self.gate = VisitorGate(settings, self.memory, now)
         self.takeovers = Takeovers(registry, deadlines, now, settings.limits)
         self.connections: set[MainConnection] = set()
+        self._promised: set[MainConnection] = set()  # they have not asked for a port yet
         self.visitors = 0
         """Of all nodes."""
-        self.descriptors = descriptors or Descriptors(lambda: self.open_sockets)
+        self.descriptors = descriptors or Descriptors(lambda: self.sockets)
         self.waiting_room = waiting_room
         self._warned = False
         self._empty: list[Deferred[None]] = []
@@ -94,9 +95,9 @@ class MainFactory(Factory):
         """Called with seconds in which no main connection is to be taken."""
 
     @property
-    def open_sockets(self) -> int:
-        """Main connections and visitors."""
-        return len(self.connections) + self.visitors
+    def sockets(self) -> int:
+        """Main connections, visitors, and the proxy ports that are promised."""
+        return len(self.connections) + self.visitors + len(self._promised)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """One protocol for each accepted socket; who may stay is decided in `arrived`."""
@@ -114,6 +115,7 @@ class MainFactory(Factory):
     def arrived(self, connection: MainConnection) -> None:
         """A stranger; when there are too many, one of them goes."""
         self.connections.add(connection)
+        self._promised.add(connection)
         self._warn_of_private_address(connection)
         trusted = self.settings.trusts(connection.source)
         source = None if trusted else counted_source(connection.source)
@@ -142,10 +144,18 @@ class MainFactory(Factory):
         """It said who it is and no longer counts as a stranger."""
         self._strangers.forget(connection)
 
+    def take_port(self, connection: MainConnection) -> bool:
+        """Whether there is a descriptor for one more port of this connection: its first has one."""
+        if connection in self._promised:
+            self._promised.remove(connection)
+            return True
+        return self.descriptors.room_for_port
+
     def gone(self, connection: MainConnection) -> None:
         """Its transport is closed."""
         self.identified(connection)
         self.connections.discard(connection)
+        self._promised.discard(connection)
         if not self.connections:
             empty, self._empty = self._empty, []
             for waiting in empty:

@@ -149,7 +149,7 @@ class NodeLeases:
     def _acquire(self, holding: _Holding, request: LeaseRequest) -> Deferred[Grant]:
         if self._holdings.get(holding.owner.origin) is not holding:
             raise RefusedError(pb.REFUSAL_SUPERSEDED, "the request is over")  # nobody hears it
-        if not self._factory.descriptors.room_for_node:
+        if not self._factory.take_port(self._connection):
             why = "the relay has no descriptor left for another port"
             raise RefusedError(pb.REFUSAL_EXHAUSTED, why, FULL_RETRY_SECONDS)
         access, connection = self._factory.access, self._connection

@@ -151,9 +151,15 @@ def test_visitors_leave_nodes_enough_and_nodes_leave_us_enough(
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: None)
     assert descriptors.raise_limit() == 4096
     assert descriptors.nodes == 1344
-    for count, visitor, node in ((3481, True, True), (3482, False, True), (4064, False, False)):
+    for count, room in (
+        (3481, (True, True, True)),
+        (3482, (False, True, True)),
+        (4063, (False, False, True)),
+        (4064, (False, False, False)),
+    ):
         sockets[0] = count
-        assert (descriptors.room_for_visitor, descriptors.room_for_node) == (visitor, node)
+        for_node, for_port = descriptors.room_for_node, descriptors.room_for_port
+        assert (descriptors.room_for_visitor, for_node, for_port) == room
 
 
 def test_no_limit_is_the_systems_own(monkeypatch: pytest.MonkeyPatch) -> None:
