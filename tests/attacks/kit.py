@@ -272,7 +272,9 @@ def drip(peers: Iterable[socket.socket], data: bytes, seconds: int) -> Iterator[
 class ProvedNode:
     """A node that proves its key on a plain socket, and what an onlooker records of it."""
 
-    def __init__(self, service: RunningService, key: Ed25519PrivateKey) -> None:
+    def __init__(
+        self, service: RunningService, key: Ed25519PrivateKey, *, streams: bool = False
+    ) -> None:
         self.key = key
         net_key = key.public_key().public_bytes_raw()
         self.sender = pb.ID(
@@ -283,13 +285,15 @@ class ProvedNode:
         )
         self.connection = service.connect()
         hello = pb.Hello(version=1, client_nonce=bytes(range(32)), initial_window=1 << 18)
+        hello.features = streams << pb.FEATURE_STREAMS
         hello_frame = encode_message(NET, Opcode.HELLO, hello, sender=self.sender)
         self.connection.sendall(hello_frame)
         challenge = self._challenge(hello_frame[HEADER_BYTES:])
         proof = pb.Proof(signature=sign_proof(key, challenge))
         proof_frame = encode_message(NET, Opcode.PROOF, proof, sender=self.sender)
+        asked = pb.ProxyRequest(mode=pb.MODE_STREAMS if streams else pb.MODE_MESSAGES)
         request = encode_message(
-            NET, Opcode.PROXY_REQUEST, pb.ProxyRequest(), sender=self.sender, request_nonce=1
+            NET, Opcode.PROXY_REQUEST, asked, sender=self.sender, request_nonce=1
         )
         self.connection.sendall(proof_frame + request)
         assert receive_message(self.connection).opcode == Opcode.WELCOME

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,14 @@ class Program:
         wait_until(has_come, what=f"{pattern!r} in {self.stdout}{self.stderr}")
         return found[0]
 
-    def end(self, number: int = signal.SIGINT) -> int:
+    def end(self, number: int = signal.SIGINT, seconds: float = ENDS_SECONDS) -> int:
         """Send a signal; return the exit status."""
         self.process.send_signal(number)
-        return self.ended()
+        return self.ended(seconds)
 
-    def ended(self) -> int:
-        """Wait until it ends by itself; return the exit status."""
-        return self.process.wait(ENDS_SECONDS)
+    def ended(self, seconds: float = ENDS_SECONDS) -> int:
+        """Wait until it ends by itself, so long at most; return the exit status."""
+        return self.process.wait(seconds)
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -103,11 +104,13 @@ class Program:
 class Relay(Program):
     """`twistd proxyservice` on loopback; the same ports and state at each start."""
 
+    twistd: tuple[object, ...] = (SCRIPTS / "twistd",)
+
     def __init__(self, directory: Path, port: int, ports: range, *options: str) -> None:
         self.port = port
         super().__init__(
             directory,
-            *(SCRIPTS / "twistd", "-n", "--pidfile=", "proxyservice", "--state-dir", "state"),
+            *(*self.twistd, "-n", "--pidfile=", "proxyservice", "--state-dir", "state"),
             *("--listen", f"tcp:{port}:interface=127.0.0.1", "--port-interface", "127.0.0.1"),
             *("--ports", f"{ports.start}-{ports.stop - 1}", "--public-host", "127.0.0.1"),
             *options,
@@ -158,9 +161,10 @@ class UnixEchoServer(_Serving, socketserver.UnixStreamServer):
 
 class _Echo(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        while data := self.request.recv(65536):
-            self.request.sendall(data)
-        self.request.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionError):  # a visitor that was cut is no trouble of the target
+            while data := self.request.recv(65536):
+                self.request.sendall(data)
+            self.request.shutdown(socket.SHUT_WR)
 
 
 def visit(address: str, said: bytes) -> bytes:

@@ -17,13 +17,16 @@ from proxyservice.wire.envelope import Opcode, encode_message
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID
 from tests.node.processes import EchoServer, visit, wait_until
 from tests.real.conftest import address_of, socket_address
-from tests.survive.conftest import FULL, Expose, Relays, scaled
+from tests.survive.conftest import Expose, Relays, scaled
 
 pytestmark = pytest.mark.process
 
 TRANSFERS = scaled(200, 40)
 HALF = b"h" * 100_000
-DRAIN_SECONDS = 30 if FULL else 2
+DRAIN_SECONDS = 30
+SHORT_DRAIN_SECONDS = scaled(DRAIN_SECONDS, 2)
+IN_TIME_SECONDS = scaled(1, 10)
+"""After the end of the drain; by default other tests may run beside it."""
 
 
 class Transfer(threading.Thread):
@@ -69,14 +72,14 @@ class Transfer(threading.Thread):
 def test_t29_transfers_finish_and_the_service_ends_as_soon_as_they_have(
     relays: Relays, expose: Expose, echo: EchoServer
 ) -> None:
-    relay = relays("--drain", f"{DRAIN_SECONDS * 10}s")
+    relay = relays("--drain", f"{DRAIN_SECONDS}s")
     exposing = expose(echo.port, "--via", relay.via, "--json")
     address = exposing.wait_for('.*"event": "exposed".*"address": "([^"]*)".*')[1]
     go_on = threading.Event()
     transfers = [Transfer(address, go_on) for _ in range(TRANSFERS)]
     wait_until(lambda: all(one.half_way for one in transfers), what=transfers)
     relay.process.send_signal(signal.SIGTERM)
-    relay.wait_for(f"draining: {TRANSFERS} visitors of 1 nodes may finish, .*")
+    relay.wait_for(f"draining: {TRANSFERS} visitors of 1 nodes may finish, for 30 s")
     with pytest.raises(ConnectionRefusedError):
         visit(address, b"too late")
     exposing.wait_for('.*"event": "disconnected".*about to stop.*')
@@ -95,14 +98,17 @@ def test_t29_transfers_finish_and_the_service_ends_as_soon_as_they_have(
 def test_t29_what_does_not_finish_is_cut_in_time_and_seen_to_be(
     relays: Relays, expose: Expose, echo: EchoServer
 ) -> None:
-    relay = relays("--drain", f"{DRAIN_SECONDS}s")
+    drain = SHORT_DRAIN_SECONDS
+    relay = relays("--drain", f"{drain}s")
     address = address_of(expose(echo.port, "--via", relay.via), echo.port)
-    with socket.create_connection(socket_address(address), timeout=DRAIN_SECONDS + 15) as visitor:
+    with socket.create_connection(socket_address(address), timeout=drain + 15) as visitor:
         visitor.sendall(b"x")
         assert visitor.recv(1) == b"x"
         began = time.monotonic()
-        assert relay.end(signal.SIGTERM) == 0
-        assert DRAIN_SECONDS <= time.monotonic() - began < DRAIN_SECONDS + 1
+        assert relay.end(signal.SIGTERM, drain + IN_TIME_SECONDS + 15) == 0
+        seconds = time.monotonic() - began
+        print(f"ended {seconds:.2f} s after the signal, with a drain of {drain} s")
+        assert drain <= seconds < drain + IN_TIME_SECONDS
         with pytest.raises(ConnectionResetError):
             visitor.recv(1)
     relay.wait_for("1 visitors were not finished after .*")
