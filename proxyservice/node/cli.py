@@ -49,11 +49,13 @@ def _one_line() -> Iterator[None]:
         raise click.ClickException(str(error)) from None
 
 
-KEY_OPTION = click.option(
-    "--key",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Key file.  [default: node.key in the state directory]",
-)
+def file_option(name: str, help_text: str) -> Callable[[Any], Any]:
+    """An option that takes the path of a file; whether it is there is seen later."""
+    path = click.Path(path_type=Path, dir_okay=False)
+    return click.option(name, metavar="FILE", type=path, help=help_text)
+
+
+KEY_OPTION = file_option("--key", "Key file.  [default: node.key in the state directory]")
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,12 +101,7 @@ def token() -> None:
 @click.option(
     "--expires", metavar="DURATION", help="It ends after this: 90d, 12h.  [default: never]"
 )
-@click.option(
-    "--out",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the secret there, mode 0600, instead of showing it.",
-)
+@file_option("--out", "Write the secret there, mode 0600, instead of showing it.")
 def new_token(name: str, expires: str | None, out: Path | None) -> None:
     """Make a token for NAME: the secret, shown once, and the line for --token-file.
 
@@ -141,35 +138,17 @@ def new_token(name: str, expires: str | None, out: Path | None) -> None:
     type=click.Choice(["v1", "v2"]),
     help="Tell the target the visitor's address by HAProxy's PROXY protocol.",
 )
-@click.option(
-    "--ca",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Authorities (PEM) of relays with tls:.  [default: the system's]",
-)
+@file_option("--ca", "Authorities (PEM) of relays with tls:.  [default: the system's]")
 @click.option(
     "--pin",
     metavar="HEX",
     multiple=True,
     help="SHA-256 of the public key of a relay with tls:, instead of authorities.",
 )
-@click.option(
-    "--cert",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Certificate (PEM) to show, for relays that want one.",
-)
-@click.option(
-    "--cert-key",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Its key (PEM).  [default: in the same file]",
-)
-@click.option(
-    "--token",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File with a token, for relays that want one.  [default: $PROXYSERVICE_TOKEN]",
+@file_option("--cert", "Certificate (PEM) to show, for relays that want one.")
+@file_option("--cert-key", "Its key (PEM).  [default: in the same file]")
+@file_option(
+    "--token", "File with a token, for relays that want one.  [default: $PROXYSERVICE_TOKEN]"
 )
 @click.option("--release", is_flag=True, help="Give the address back at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an event.")
