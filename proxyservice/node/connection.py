@@ -8,10 +8,8 @@ do. When to dial again, and what the answers mean, is `node.py`'s.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, cast
-from typing import Protocol as Interface
 
 from google.protobuf.message import Message as ProtoMessage
 from twisted.internet.defer import Deferred
@@ -31,10 +29,12 @@ from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
 from proxyservice.net.tls_transport import channel_of
+from proxyservice.node.connection_owner import ConnectionOwner, ConnectionSettings
 from proxyservice.node.dial import host_port_of
 from proxyservice.node.handshake import Handshake
 from proxyservice.node.identity import NodeIdentity
-from proxyservice.node.messages import Received, decode_relayed, received
+from proxyservice.node.messages import decode_relayed, received
+from proxyservice.node.requests import PendingRequests
 from proxyservice.node.tls import explain
 from proxyservice.streams.multiplexer import Multiplexer, Stream
 from proxyservice.streams.windows import DEFAULT_WINDOW_BYTES
@@ -42,8 +42,6 @@ from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message, parse_payload
 from proxyservice.wire.framing import (
     COMPRESSED,
-    DEFAULT_MAX_FRAME_BYTES,
-    DEFAULT_NETWORK_ID,
     HEADER_BYTES,
     Frame,
     FrameDecoder,
@@ -56,9 +54,6 @@ SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
 PART_B_OPCODES = range(32, 64)
 NEVER_RELAYED = frozenset({Opcode.NONE, Opcode.PROXY_RESPONSE, Opcode.PROXY_REQUEST})
 
-REPLY_SECONDS = 10.0
-"""A request that is not answered for so long means a relay that does not work."""
-
 CHALLENGE_SECONDS = 5.0
 """A server that has not said Challenge by then does not speak part B."""
 
@@ -67,44 +62,6 @@ SILENT_INTERVALS = 3
 
 CLOSE_SECONDS = 5.0
 """What is still unsent so long after a close is given up."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionSettings:
-    """What all main connections of a node have in common."""
-
-    network_id: int = DEFAULT_NETWORK_ID
-    keepalive_seconds: float = 15.0
-    """Until the server's Welcome names its own."""
-    max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
-    """Largest relayed message, also inflated."""
-
-
-class ConnectionOwner(Interface):
-    """Whom a main connection reports to."""
-
-    def connection_ready(self, connection: NodeConnection) -> None:
-        """The server may be asked for leases now."""
-
-    def welcomed(self, connection: NodeConnection, welcome: pb.Welcome) -> None:
-        """The server has accepted this node and named its limits (part B)."""
-
-    def message_received(self, message: Received) -> None:
-        """A visitor's message."""
-
-    def visited(self, opening: pb.StreamOpen, switch: StreamSwitch, stream: Stream) -> None:
-        """A visitor has come to a stream lease (part B); the stream wants a local end."""
-
-    def lease_lost(
-        self, connection: NodeConnection, request_nonce: int, error: RefusedError
-    ) -> None:
-        """The lease that this request got is held no more (part B)."""
-
-    def draining(self, connection: NodeConnection, hint: pb.Draining) -> None:
-        """The server is about to stop."""
-
-    def connection_ended(self, connection: NodeConnection, error: ProxyServiceError) -> None:
-        """The transport is gone; ``error`` says why."""
 
 
 class NodeConnection(EagerProtocol):
@@ -130,10 +87,9 @@ class NodeConnection(EagerProtocol):
         self._keepalive_seconds = settings.keepalive_seconds
         self._heard_at = clock.seconds()
         self._message_nonces = count(1)
-        self._request_nonces = count(1)
-        self.last_nonce = 0
-        """Number of the request that was sent last."""
-        self._pending: dict[int, Deferred[ProtoMessage]] = {}
+        self._requests = PendingRequests(
+            clock, numbered=handshake is not None, late=lambda error: self.end(error)
+        )
         self.switch: StreamSwitch | None = None
         """The streams of this connection, once the server has agreed to carry any."""
         self._timer: Any = None
@@ -257,43 +213,30 @@ class NodeConnection(EagerProtocol):
         """Ask the server; fires with the answer's payload.
 
         Fails with RefusedError, or with UnreachableError when the connection
-        ends first. No answer within `REPLY_SECONDS` ends the connection.
+        ends first. No answer within `requests.REPLY_SECONDS` ends the connection.
         """
-        nonce = self.last_nonce = next(self._request_nonces)
-        answer: Deferred[ProtoMessage] = Deferred()
-        self._pending[nonce] = answer
-        answer.addTimeout(REPLY_SECONDS, self._clock, self._no_reply)
-        self.send(opcode, payload, nonce if self._handshake is not None else 0)
-        return answer
+        asked = self._requests.add()
+        self.send(opcode, payload, self.last_nonce if self._handshake is not None else 0)
+        return asked
 
-    def _no_reply(self, result: Any, timeout_seconds: float) -> Any:
-        error = UnreachableError(f"no answer within {timeout_seconds:g} seconds")
-        self.end(error)
-        return Failure(error)
-
-    def _take_pending(self, nonce: int) -> Deferred[ProtoMessage] | None:
-        """The request that an answer belongs to; part A knows one at a time and no nonce."""
-        if self._handshake is None:
-            nonce = next(iter(self._pending), 0)
-        return self._pending.pop(nonce, None)
+    @property
+    def last_nonce(self) -> int:
+        """Number of the request that was sent last."""
+        return self._requests.last_nonce
 
     def _answer(self, message: pb.Message, frame: Frame) -> None:
-        payload = parse_payload(message)
-        asked = self._take_pending(message.request_nonce)
-        if asked is not None and not asked.called:
-            asked.callback(payload)
+        self._requests.answered(message.request_nonce, parse_payload(message))
 
     def _refusal(self, message: pb.Message, frame: Frame) -> None:
         refusal = cast("pb.Refusal", parse_payload(message))
         reason = refusal.reason or f"refused with code {refusal.code}"
         error = RefusedError(refusal.code, reason, refusal.retry_after_ms / 1000)
-        asked = self._pending.pop(message.request_nonce, None)
-        if asked is None and message.request_nonce:
+        if self._requests.refused(message.request_nonce, error):
+            return
+        if message.request_nonce:
             self._owner.lease_lost(self, message.request_nonce, error)
-        elif asked is None:
+        else:
             self.end(error)
-        elif not asked.called:
-            asked.errback(Failure(error))
 
     def _drain(self, message: pb.Message, frame: Frame) -> None:
         self._owner.draining(self, cast("pb.Draining", parse_payload(message)))
@@ -363,10 +306,7 @@ class NodeConnection(EagerProtocol):
         error = self._error or explain(reason, self.server)
         error = error or UnreachableError("the relay closed the connection")
         self._error = error
-        pending, self._pending = self._pending, {}
-        for asked in pending.values():
-            if not asked.called:
-                asked.errback(Failure(error))
+        self._requests.fail_all(error)
         self._owner.connection_ended(self, error)
 
 

@@ -16,7 +16,8 @@ from twisted.logger import Logger
 
 from proxyservice.errors import FrameError, ProxyServiceError, RefusedError
 from proxyservice.net.stream_switch import StreamSwitch
-from proxyservice.node.connection import ConnectionSettings, NodeConnection
+from proxyservice.node.connection import NodeConnection
+from proxyservice.node.connection_owner import ConnectionSettings
 from proxyservice.node.dial import Server, parse_server, peer_endpoint
 from proxyservice.node.dialler import Dialler
 from proxyservice.node.events import NodeEvents
