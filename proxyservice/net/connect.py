@@ -2,8 +2,8 @@
 
 Twisted's own client machinery costs more than everything else that happens to
 a short-lived visitor (a connector, a resolver, two delayed calls). On loopback
-the kernel has the connection ready before `connect` returns, so most dials
-need no turn of the reactor at all.
+the kernel has the connection ready as soon as `connect` returns, though it says
+"in progress": asked again it says so, and the dial needs no turn of the reactor.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from proxyservice.net.eager import EagerSocket
+from proxyservice.net.keepalive import configure_visitor
 
 CONNECT_SECONDS = 10.0
 """A host that answers at all has answered by then, two lost packets included."""
+
+_CONNECTED = (0, errno.EISCONN)
 
 
 @implementer(IWriteDescriptor)
@@ -49,13 +52,16 @@ class Dial:
         try:
             dialled = self._socket = socket.socket(family, socket.SOCK_STREAM)
             dialled.setblocking(False)
+            configure_visitor(dialled)
             code = dialled.connect_ex(self._address)
+            if code == errno.EINPROGRESS:
+                code = dialled.connect_ex(self._address)
         except OSError as error:
             self._fail(error.errno or 0)
             return
-        if code == 0:
+        if code in _CONNECTED:
             self._succeed(dialled)
-        elif code == errno.EINPROGRESS:
+        elif code == errno.EALREADY:
             self._timer = self._reactor.callLater(CONNECT_SECONDS, self._fail, errno.ETIMEDOUT)
             self._reactor.addWriter(self)
         else:

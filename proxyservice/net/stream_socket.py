@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from proxyservice.net.eager import EagerProtocol
-from proxyservice.net.keepalive import configure_visitor
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.streams.state import State
@@ -37,14 +36,6 @@ class StreamSocket(EagerProtocol):
         self._paused = False
         self._read_closed = False
         self._leftover = b""  # of a transport that cannot be asked to read less
-
-    def connectionMade(self) -> None:
-        """The socket is there."""
-        self.configure()
-
-    def configure(self) -> None:
-        """Set the socket's options."""
-        configure_visitor(self.transport.getHandle())
 
     def write(self, data: bytes | memoryview) -> None:
         """Hand bytes to the transport; a view is valid during the call only."""

@@ -204,9 +204,10 @@ class OrdinaryTargetSocket(TargetSocket):
 
     _full = False
 
-    def configure(self) -> None:
+    def connectionMade(self) -> None:
         """Hear of full and empty."""
         self.transport.registerProducer(self, True)
+        super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         self._forwarder.bytes_out += len(data)

@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from proxyservice.net.addresses import canonical
 from proxyservice.net.eager import EagerSocket
+from proxyservice.net.keepalive import configure_visitor
 
 BACKLOG = 4096
 """Connections the kernel keeps for us; Twisted's 50 loses visitors in a burst (frp #4802)."""
@@ -98,6 +99,7 @@ def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> 
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and address == "::":
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        configure_visitor(bound)  # whoever is accepted inherits it
         bound.bind((address, port))
         bound.listen(BACKLOG)
     except OSError:

@@ -9,7 +9,6 @@ from twisted.python.failure import Failure
 from proxyservice.errors import FrameError
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.eager import EagerProtocol
-from proxyservice.net.keepalive import configure_visitor
 from proxyservice.net.outlet import Outlet
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.memory import Memory
@@ -45,10 +44,6 @@ class RelayVisitor(EagerProtocol):
         self._over = False
         self._finishing = False  # the frame that is under way is the last
         self._waiting = False  # for a turn of the outlet, unread meanwhile
-
-    def connectionMade(self) -> None:
-        """The visitor is there."""
-        configure_visitor(self.transport.getHandle())
 
     def receiveRoom(self) -> int | memoryview:
         """Nothing is read while the node's connection is full: what waits stays in the kernel."""
