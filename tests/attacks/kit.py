@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from random import Random
 from types import TracebackType
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -34,6 +35,13 @@ SMALL_ORDER_KEYS = [
     bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
     *(bytes((low,)) + b"\xff" * 30 + b"\x7f" for low in (0xEC, 0xED, 0xEE)),
 ]
+
+
+class Reachable(Protocol):
+    """A service, however it was started."""
+
+    def connect(self, port: int = 0) -> socket.socket:
+        """A connection to its main port, or to another."""
 
 
 # ---------------------------------------------------------------- what nodes say
@@ -74,7 +82,7 @@ def receive_message(peer: socket.socket) -> pb.Message:
     return pb.Message.FromString(receive(peer, int.from_bytes(header[6:], "big")))
 
 
-def register(service: RunningService, number: int) -> tuple[socket.socket, int]:
+def register(service: Reachable, number: int) -> tuple[socket.socket, int]:
     """A node's main connection, and its proxy port."""
     node = service.connect()
     node.sendall(proxy_request(number))
@@ -114,7 +122,7 @@ def ends_unread(peer: socket.socket, seconds: float) -> bool:
 class GoodPair:
     """A node, and a visitor of its: the ones that must not notice anything."""
 
-    def __init__(self, service: RunningService, number: int) -> None:
+    def __init__(self, service: Reachable, number: int) -> None:
         self.node, self.port = register(service, number)
         self.visitor = service.connect(self.port)
         self._number = number
@@ -273,7 +281,7 @@ class ProvedNode:
     """A node that proves its key on a plain socket, and what an onlooker records of it."""
 
     def __init__(
-        self, service: RunningService, key: Ed25519PrivateKey, *, streams: bool = False
+        self, service: Reachable, key: Ed25519PrivateKey, *, streams: bool = False
     ) -> None:
         self.key = key
         net_key = key.public_key().public_bytes_raw()

@@ -125,6 +125,12 @@ class Relay(Program):
     def via(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def connect(self, port: int = 0) -> socket.socket:
+        """A connection to the main port, or to another; what is said leaves at once."""
+        connection = socket.create_connection(("127.0.0.1", port or self.port), timeout=20)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
 
 class _Serving(socketserver.ThreadingMixIn):
     """Serves from its making to its end."""

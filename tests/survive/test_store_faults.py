@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,87 @@ def test_a_full_disk(small_state: Path, relays: Relays, expose: Expose, echo: Ec
     full.unlink()
     recovers(relay, address)
     assert relay.end() == 0
+
+
+# ------------------------------------------------------- what is between it and the disk
+
+
+class Disk:
+    """Under the first relay's store: what the disk does with each write and sync."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def does(self, what: str) -> None:
+        """`ENOSPC`, `EIO`, `EROFS`, `wait`, or nothing of that; from now on, and all at once."""
+        beside = self._path.with_suffix(".new")
+        beside.write_text(what)
+        beside.rename(self._path)
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that stands between a program and its disk."""
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler")
+    command = [compiler, "-shared", "-fPIC", "-Wall", "-o", library, source, "-ldl"]
+    subprocess.run(command, check=True)
+    return library
+
+
+@pytest.fixture
+def disk(faults: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """Of what is started from now on."""
+    monkeypatch.setenv("LD_PRELOAD", str(faults))
+    monkeypatch.setenv("STORE", str(tmp_path.resolve() / "relay-0" / "state" / "leases.sqlite"))
+    monkeypatch.setenv("STORE_FAULT", str(tmp_path / "fault"))
+    return Disk(tmp_path / "fault")
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [("ENOSPC", "full"), ("EIO", "disk I/O error"), ("EROFS", "disk I/O error")],
+)
+def test_a_disk_that_fails_for_a_while(
+    disk: Disk, relays: Relays, expose: Expose, echo: EchoServer, error: str, what: str
+) -> None:
+    relay = relays()
+    exposing = expose(echo.port, "--via", relay.via)
+    address = address_of(exposing, echo.port)
+    disk.does(error)
+    keeps_serving_until(relay, exposing, address, what)
+    disk.does("")
+    recovers(relay, address)
+    relay.kill()
+    relay.again()
+    exposing.wait_for(f"{echo.port} is reached at {address} again", stderr=True)
+
+
+def test_a_commit_that_takes_its_time_makes_nobody_wait_but_those_who_lease(
+    disk: Disk, relays: Relays, expose: Expose, echo: EchoServer
+) -> None:
+    relay = relays()
+    exposing = expose(echo.port, "--via", relay.via)
+    address = address_of(exposing, echo.port)
+    disk.does("wait")
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(relay.connect()) for _ in range(20)]
+        for number, node in enumerate(nodes):
+            node.sendall(proxy_request(number))
+        for _ in range(20):
+            assert visit(address, b"meanwhile") == b"meanwhile"
+        assert select.select(nodes, [], [], 0) == ([], [], []), "announced before it is on disk"
+        disk.does("")
+        ports = {receive_message(node).message for node in nodes}
+        assert len(ports) == len(nodes)
+    assert "cannot be written" not in relay.stdout
+    assert "again" not in exposing.stderr, "the node was never lost"
+
+
+# ------------------------------------------------------------------------- at the start
 
 
 def test_a_damaged_store_ends_the_start_with_one_line_and_stays_as_it_is(
