@@ -34,10 +34,11 @@ from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limit_options import Limits
 from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.main_ports import MainPort
 from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.relay_id import relay_id
-from proxyservice.server.service import TLS_PREFIX, ProxyService, StateLock
+from proxyservice.server.service import ProxyService, StateLock
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.tls import ServerCertificate
 from proxyservice.server.waiting_room import WaitedPorts, WaitingRoom
@@ -204,7 +205,7 @@ class Options(PluginOptions):
             raise usage.UsageError(f"--state-dir: {error}") from None
         for endpoint in self["listen"]:
             try:
-                serverFromString(reactor, endpoint.removeprefix(TLS_PREFIX))
+                serverFromString(reactor, MainPort.parse(endpoint).endpoint)
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 why = SYSTEMD_ENDPOINTS if "systemd:" in endpoint else error
                 raise usage.UsageError(f"--listen {endpoint!r}: {why}") from None
@@ -244,7 +245,7 @@ class Options(PluginOptions):
     def _certificate(self) -> ServerCertificate | None:
         """What TLS endpoints show. Raises UsageError."""
         certificate, key, client_ca = (self[name] for name in TLS_OPTIONS)
-        wanted = any(endpoint.startswith(TLS_PREFIX) for endpoint in self["listen"])
+        wanted = any(MainPort.parse(endpoint).tls for endpoint in self["listen"])
         if not wanted and not (certificate or key or client_ca):
             return None
         if not (wanted and certificate and key):

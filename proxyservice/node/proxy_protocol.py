@@ -11,14 +11,14 @@ import struct
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
+from proxyservice.wire.proxy_header import (
+    SIGNATURE,
+    TCP_OVER_IPV4,
+    TCP_OVER_IPV6,
+    VERSION_2_PROXY,
+)
+
 Address = IPv4Address | IPv6Address
-
-SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
-VERSION_2_PROXY = 0x21
-"""Version 2, command PROXY: the connection is somebody else's."""
-
-TCP_OVER_IPV4 = 0x11
-TCP_OVER_IPV6 = 0x21
 
 
 def header_v1(visitor: Address, proxy_address: Address) -> bytes:

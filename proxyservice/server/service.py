@@ -18,19 +18,16 @@ from twisted.logger import Logger
 from proxyservice.errors import StartError
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.deadlines import Deadlines
-from proxyservice.net.eager import EagerServer
-from proxyservice.net.tls_transport import tls_factory
 from proxyservice.server.drain import Drain
 from proxyservice.server.factory import MainFactory
+from proxyservice.server.front_end import warn_if_open
+from proxyservice.server.main_ports import MainPort
 from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import BACKLOG, ProxyPorts
 from proxyservice.server.tls import ServerCertificate
 
 TICK_SECONDS = 0.25
 """How exactly deadlines are kept; the shortest is one second."""
-
-TLS_PREFIX = "tls:"
-"""In front of the endpoint string of a main port: TLS on it."""
 
 log = Logger()
 
@@ -117,11 +114,9 @@ class ProxyService(Service):
         self._reactor.callWhenRunning(self._notifier.ready)
 
     def _listen(self, description: str) -> None:
-        plain = description.removeprefix(TLS_PREFIX)
-        factory: Any = self._factory
-        if plain != description:
-            factory = tls_factory(self._certificate, factory, is_client=False)
-        listening = serverFromString(self._reactor, plain).listen(factory)
+        main_port = MainPort.parse(description)
+        factory = main_port.factory(self._factory, self._certificate)
+        listening = serverFromString(self._reactor, main_port.endpoint).listen(factory)
         outcome: list[Any] = []
         listening.addBoth(outcome.append)
         port: Any = outcome[0] if outcome else None
@@ -130,7 +125,9 @@ class ProxyService(Service):
             if isinstance(why, CannotListenError):
                 why = why.socketError
             raise StartError(f"cannot listen on {description}: {why}; choose another --listen")
-        port.transport = EagerServer
+        if main_port.front_end:
+            warn_if_open(port.getHost().host)
+        port.transport = main_port.transport
         port.socket.listen(BACKLOG)  # endpoint strings stop at Twisted's 50
         self._main_ports.append(port)
 

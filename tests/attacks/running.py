@@ -7,11 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
 from tests.node.processes import wait_until
+from tests.ports import unused_port
 
 SCRIPTS = Path(sys.executable).parent
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -29,16 +29,11 @@ def scaled(whole: int, reduced: int) -> int:
     return whole if full() else reduced
 
 
-def free_port() -> int:
-    with closing(socket.create_server((HOST, 0))) as probe:
-        return int(probe.getsockname()[1])
-
-
 class RunningService:
     """`twistd proxyservice` on a free port; ends with the block, without a traceback in its log."""
 
     def __init__(self, directory: Path, *options: str, lease_ports: int = 8) -> None:
-        self.port = free_port()
+        self.port = unused_port()
         self._log = directory / "service.log"
         low = 24000 + os.getpid() % 200 * 40
         with self._log.open("wb") as log:

@@ -35,9 +35,10 @@ from tests.attacks.kit import (
     register,
     sender,
 )
-from tests.attacks.running import RunningService, free_port
+from tests.attacks.running import RunningService
 from tests.conftest import VECTORS
 from tests.leases.harness import store_thread
+from tests.ports import unused_port
 from tests.server.memory import MemoryRelay, RawVisitor
 
 SERVER_KEY = b"PORTER_TCP_NETKEY"
@@ -57,7 +58,7 @@ def relay() -> MemoryRelay:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """One real service for all; each test has nodes of its own."""
-    other = ("--listen", f"tcp:{free_port()}:interface=127.0.0.2")
+    other = ("--listen", f"tcp:{unused_port()}:interface=127.0.0.2")
     with RunningService(tmp_path_factory.mktemp("rules"), *other, lease_ports=30) as running:
         yield running
 
@@ -170,7 +171,7 @@ def test_a4_1_the_sender_is_the_address_that_was_dialled(service: RunningService
 
 @pytest.mark.process
 def test_a4_1_of_several_addresses_it_is_the_dialled_one(tmp_path: Path) -> None:
-    port = free_port()
+    port = unused_port()
     with (
         RunningService(tmp_path, "--listen", rf"tcp:{port}:interface=\:\:") as service,
         ExitStack() as stack,
