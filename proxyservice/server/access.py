@@ -72,6 +72,11 @@ class Access:
         return self._tokens is not None
 
     @property
+    def has_policy(self) -> bool:
+        """What a node may do can change."""
+        return self._policy_file is not None
+
+    @property
     def own_ports(self) -> frozenset[int]:
         """Ports that belong to one entry of the policy each."""
         return self._policy.own_ports

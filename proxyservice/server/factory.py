@@ -25,7 +25,7 @@ from proxyservice.server.access import Access
 from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
 from proxyservice.server.memory import Memory
-from proxyservice.server.pace import Pace, PacedRelayVisitor
+from proxyservice.server.pace import UNHURRIED, Pace, PacedRelayVisitor
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
@@ -208,10 +208,14 @@ class MainFactory(Factory):
         return visitor
 
     def pace(self, present: Pace | None, rules: Rules) -> Pace | None:
-        """How fast the visitors of a lease may be from now on; None: as fast as they can."""
+        """How fast the visitors of a lease may be from now on; None: as fast as they can.
+
+        With a policy a pace may come to hold for visitors that are there, so each has one.
+        """
         rate = rules.bytes_per_second or self.settings.limits.lease_bytes_per_second
-        if not rate:
+        if not rate and not self.access.has_policy:
             return None
+        rate = rate or UNHURRIED
         if present is None:
             return Pace(rate, self.deadlines, self.now)
         present.bytes_per_second = rate

@@ -248,13 +248,16 @@ class MainConnection(EagerProtocol):
         return self.factory.access.rules(self.caller)
 
     def check_access(self) -> None:
-        """What the operator's files say may have changed since this node was let in."""
+        """The operator's files have changed: who would not be let in now is cut, at once."""
         if self.identity is None or self.closing or self._refused:
             return
         try:
             self.factory.access.check(self.caller)
         except RefusedError as error:
+            self.leases.let_go(hold=False)
             self.refuse(error)
+        else:
+            self.leases.rules_changed()
 
     def _release(self, message: pb.Message) -> None:
         release = cast("pb.Release", parse_payload(message))

@@ -68,6 +68,7 @@ class NodeLeases:
         self._pending = 0
         self._owed: list[Callable[[], object]] = []  # answers that wait for a grant, in order
         self._back_in_seconds: float | None = None  # set: the service is about to stop
+        self._hold = True  # visitors may wait for this node when it goes
 
     @property
     def connection(self) -> MainConnection:
@@ -187,8 +188,12 @@ class NodeLeases:
         if holding.unwanted:
             registry.release(holding.owner, grant.generation).addErrback(self._connection.broken)
             return
-        hold = self._connection.closing and holding.mode == pb.MODE_STREAMS
+        hold = self._connection.closing and self._waits(holding)
         registry.holding_ended(holding.owner, grant.generation, hold=hold)
+
+    def _waits(self, holding: _Holding) -> bool:
+        """Visitors may wait for the node to come back. Only streams wait."""
+        return self._hold and holding.mode == pb.MODE_STREAMS
 
     def _refused(self, failure: Failure, holding: _Holding, before: Grant | None) -> None:
         failure.trap(RefusedError)
@@ -285,8 +290,20 @@ class NodeLeases:
             if nonce is not None:
                 self._connection.refuse_request(error, nonce)
 
-    def let_go(self) -> None:
-        """The connection ends; what comes late for it finds nothing here."""
+    def rules_changed(self) -> None:
+        """The operator's files say something else: it holds for who is there, from now on."""
+        factory, rules = self._factory, self._connection.rules
+        for holding in self._holdings.values():
+            holding.pace = factory.pace(holding.pace, rules)
+            for visitor in factory.gate.unwelcome(holding.visitors, rules):
+                visitor.transport.abortConnection()
+
+    def let_go(self, *, hold: bool = True) -> None:
+        """The connection ends; what comes late for it finds nothing here.
+
+        Without `hold` its ports are closed now, and nobody waits for the node.
+        """
+        self._hold = self._hold and hold
         holdings, self._holdings = self._holdings, {}
         self._owed = []
         for holding in holdings.values():
@@ -295,7 +312,7 @@ class NodeLeases:
                 self._factory.registry.holding_ended(
                     holding.owner,
                     holding.grant.generation,
-                    hold=holding.mode == pb.MODE_STREAMS,
+                    hold=self._waits(holding),
                 )
 
     # -------------------------------------------------------------- visitors

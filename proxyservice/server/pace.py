@@ -20,6 +20,9 @@ from proxyservice.streams.state import State
 LOOK_SECONDS = 0.25
 """How often those that wait are looked after; at least the service's tick."""
 
+UNHURRIED = 1 << 50
+"""Bytes a second that nobody reaches: no limit, for now."""
+
 
 class Pace:
     """A bucket of bytes that holds a second's worth; a read that was larger is made good later."""

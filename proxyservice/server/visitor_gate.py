@@ -5,8 +5,9 @@ Whoever is turned away sees RST; the node does not notice. O(1) for each visitor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import TypeVar
 
 from proxyservice.leases.lease import Owner
 from proxyservice.leases.quota import counted_source
@@ -14,6 +15,8 @@ from proxyservice.server.buckets import Buckets
 from proxyservice.server.memory import Memory
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
+
+V = TypeVar("V")
 
 _source_of = lru_cache(maxsize=4096)(counted_source)  # the same few come again and again
 
@@ -26,7 +29,7 @@ class VisitorGate:
         self._memory = memory
         self._now = now
         self._open_of: dict[str, int] = {}
-        self._sources: dict[object, str] = {}
+        self._hosts: dict[object, str] = {}
         self._arrivals = Buckets()
 
     def most(self, rules: Rules) -> int:
@@ -56,15 +59,19 @@ class VisitorGate:
             return "too many visitors a second"
         return None
 
+    def unwelcome(self, visitors: Iterable[V], rules: Rules) -> list[V]:
+        """Those who are there and would not be let in by these rules."""
+        return [one for one in visitors if not rules.allows_visitor(self._hosts[one])]
+
     def came(self, visitor: object, host: str) -> None:
         """It was let in."""
         source = _source_of(host)
-        self._sources[visitor] = source
+        self._hosts[visitor] = host
         self._open_of[source] = self._open_of.get(source, 0) + 1
 
     def gone(self, visitor: object) -> None:
         """It is closed."""
-        source = self._sources.pop(visitor)
+        source = _source_of(self._hosts.pop(visitor))
         left = self._open_of[source] - 1
         if left:
             self._open_of[source] = left
