@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from proxyservice.leases.rows import PastLease, Row
 
 HEADINGS = ("PORT", "STATE", "KEY", "ORIGIN", "SOURCE", "LABEL", "SINCE", "LEFT")
-FOR_GOOD_STATES = ("live",)
-"""Leases that do not end while it is so."""
 
 
 def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -121,8 +120,13 @@ def _cells(row: Row, heartbeat: float) -> tuple[str, ...]:
         row.source or "-",
         printable(row.label) or "-",
         _shown(row.since) if row.since else "-",
-        "-" if row.state in FOR_GOOD_STATES else format_duration(round(row.expires - heartbeat)),
+        "-" if _is_for_good(row) else format_duration(round(row.expires - heartbeat)),
     )
+
+
+def _is_for_good(row: Row) -> bool:
+    """Its node is there, or its port is its own."""
+    return row.state == "live" or row.expires == inf
 
 
 def _tell_holder(past: PastLease | None, port: int, at: float, *, as_json: bool) -> None:
@@ -157,7 +161,7 @@ def _shown(moment: float) -> str:
 
 
 def _row_fields(row: Row, heartbeat: float) -> dict[str, Any]:
-    left = None if row.state in FOR_GOOD_STATES else max(0.0, round(row.expires - heartbeat, 3))
+    left = None if _is_for_good(row) else max(0.0, round(row.expires - heartbeat, 3))
     return {
         "port": row.port,
         "state": row.state,

@@ -73,6 +73,13 @@ class LeaseIndex:
         self._note_moments(lease, held_until)
         self.changed[lease.port] = None
 
+    def expiry_changed(self, lease: Lease) -> None:
+        """Of a lease that is not live: `promised_until` and `expires_at` were changed."""
+        self._expiries.set(lease.port, lease.expires_at)
+        self._courtesies.discard(lease.port)
+        self._note_courtesy(lease)
+        self.changed[lease.port] = None
+
     def set_port(self, lease: Lease, port: int) -> None:
         """Of a live lease, to a port without a lease."""
         del self._by_port[lease.port]
@@ -92,7 +99,10 @@ class LeaseIndex:
         self._expiries.set(lease.port, lease.expires_at)
         if lease.state is LeaseState.HELD:
             self._holds.set(lease.port, held_until)
-        elif lease.promised_until < lease.expires_at:
+        self._note_courtesy(lease)
+
+    def _note_courtesy(self, lease: Lease) -> None:
+        if lease.state is LeaseState.REMEMBERED and lease.promised_until < lease.expires_at:
             self._courtesies.set(lease.port, lease.promised_until)
 
     def _forget_moments(self, port: int) -> None:

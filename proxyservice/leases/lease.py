@@ -39,7 +39,8 @@ BOUND_STATES = frozenset({LeaseState.LIVE, LeaseState.HELD})
 class Lease:
     """The right to one port. Times are seconds of the table's clock.
 
-    `promised_until` and `expires_at` are infinite while the lease is live. Between the two a
+    `promised_until` and `expires_at` are infinite while the lease is live, and of a lease on a
+    port that is its owner's own (`LeaseTable.reserve`). Between the two a
     proved lease is kept as a courtesy: its port goes to others when nothing else is left.
     """
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from math import inf
 
 from proxyservice.errors import RefusedError
 from proxyservice.leases.lease import Identity, Lease, LeaseQuota, LeaseState, Owner
@@ -110,6 +111,7 @@ class LeaseCounts:
 
     def _oldest(self, key: Hashable, reason: str) -> Lease:
         tally = self._tallies.get(key)
-        if tally is None or not tally.remembered:
-            raise RefusedError(pb.REFUSAL_QUOTA, reason)
-        return next(iter(tally.remembered.values()))
+        for lease in tally.remembered.values() if tally is not None else ():
+            if lease.expires_at != inf:  # on a port of its own
+                return lease
+        raise RefusedError(pb.REFUSAL_QUOTA, reason)

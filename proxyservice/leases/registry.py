@@ -22,6 +22,7 @@ from proxyservice.leases.commits import RETRY_SECONDS, GroupCommits
 from proxyservice.leases.lease import BOUND_STATES, Grant, Lease, LeaseQuota, LeaseTimes, Owner
 from proxyservice.leases.record import LeaseRecord
 from proxyservice.leases.store import LeaseStore
+from proxyservice.leases.table import nobodys
 from proxyservice.wire import proxyservice_pb2 as pb
 
 TICK_SECONDS = 1.0
@@ -78,6 +79,7 @@ class LeaseRegistry(Service):
             reactor, self._record.collect, store.write, self._record.written
         )
         self._reserved: frozenset[int] = frozenset()
+        self._on_own_port: Callable[[Lease], bool] = nobodys
         self._tick: Any = None
 
     # -------------------------------------------------------- start and stop
@@ -85,7 +87,7 @@ class LeaseRegistry(Service):
     def startService(self) -> None:
         """Open the store and read it, before the reactor runs. Raises StoreError."""
         self._table = self._record.open(self._ports)
-        self._table.reserve(self._reserved)
+        self._table.reserve(self._reserved, self._reactor.seconds(), self._on_own_port)
         self._commits.start()
         self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
         super().startService()
@@ -140,11 +142,16 @@ class LeaseRegistry(Service):
             return False
         return True
 
-    def reserve(self, ports: frozenset[int]) -> None:
-        """From now on these are given to whoever wants them by number, and to nobody else."""
-        self._reserved = ports
+    def reserve(
+        self, ports: frozenset[int], on_own_port: Callable[[Lease], bool] = nobodys
+    ) -> None:
+        """From now on these are given to whoever wants them by number, and to nobody else.
+
+        A lease that is `on_own_port` there never expires.
+        """
+        self._reserved, self._on_own_port = ports, on_own_port
         if self.running:
-            self._table.reserve(ports)
+            self._table.reserve(ports, self._reactor.seconds(), on_own_port)
             self._note_changes()
 
     def live(self, owner: Owner) -> tuple[Lease, Holder] | None:

@@ -80,7 +80,7 @@ def row_of(table: LeaseTable, port: int, now: float, ahead: float, wall: WallClo
         return kept and Row(port, QUARANTINED, kept[0], kept[1] + wall.steady)
     promised, expires, heard = lease.promised_until, lease.expires_at, lease.heard_at
     if lease.state is LeaseState.LIVE:
-        heard, (promised, expires) = now, table.times.ends(lease.owner.identity, now + ahead)
+        heard, (promised, expires) = now, table.ends(lease, now + ahead)
     return Row(
         port,
         lease.state.value,

@@ -8,7 +8,7 @@ docs/leases.md and checked by tests/leases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import inf
 
@@ -31,6 +31,12 @@ from proxyservice.wire import proxyservice_pb2 as pb
 EPOCH_SHIFT = 32
 """A generation is the epoch of the start, then a counter: it rises across restarts unstored."""
 
+
+def nobodys(lease: Lease) -> bool:
+    """No port is anybody's own."""
+    return False
+
+
 DUE_AT_ONCE = 256
 """Leases that end in one call, some 20 us each with their rows and log lines."""
 
@@ -45,6 +51,7 @@ class LeaseTable:
         self._leases = LeaseIndex()
         self._unleased = UnleasedPorts(ports)
         self._ended_leases: list[EndedLease] = []
+        self._on_own_port: Callable[[Lease], bool] = nobodys
 
     # -------------------------------------------------------------- questions
 
@@ -152,13 +159,31 @@ class LeaseTable:
         displaced = before.state is LeaseState.LIVE
         return Grant(lease, lease.generation, displaced, fresh=False, moved_from=moved_from)
 
-    def reserve(self, ports: frozenset[int]) -> None:
+    def reserve(
+        self, ports: frozenset[int], now: float, on_own_port: Callable[[Lease], bool] = nobodys
+    ) -> None:
         """These are given to whoever wants them by number, and to nobody else.
 
-        Who that may be is the caller's to know. A lease that has one keeps it until it ends.
+        Who that may be is the caller's to know. A lease that has one keeps it until it ends;
+        `on_own_port` says of which ones that is never. O(n).
         """
         freed = self._unleased.reserve(ports.intersection(self._ports))
         self._leases.changed.update(dict.fromkeys(freed))
+        self._on_own_port = on_own_port
+        for lease in self._leases:
+            endless = lease.expires_at == inf
+            if lease.state is not LeaseState.LIVE and endless != self._is_endless(lease):
+                lease.promised_until, lease.expires_at = self.ends(lease, now)
+                self._leases.expiry_changed(lease)
+
+    def _is_endless(self, lease: Lease) -> bool:
+        return self._unleased.is_reserved(lease.port) and self._on_own_port(lease)
+
+    def ends(self, lease: Lease, heard_at: float) -> tuple[float, float]:
+        """`promised_until` and `expires_at` if its node were last heard at this moment."""
+        if self._is_endless(lease):
+            return inf, inf
+        return self.times.ends(lease.owner.identity, heard_at)
 
     def check_wanted(self, owner: Owner, port: int | None) -> None:
         """Raises RefusedError when the owner cannot have this very port."""
@@ -293,7 +318,7 @@ class LeaseTable:
         if lease is None:
             return False
         lease.heard_at = now
-        lease.promised_until, lease.expires_at = self.times.ends(owner.identity, now)
+        lease.promised_until, lease.expires_at = self.ends(lease, now)
         if hold and self.times.hold > 0:
             self._leases.set_state(lease, LeaseState.HELD, now + self.times.hold)
         else:

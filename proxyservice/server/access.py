@@ -15,11 +15,12 @@ from typing import TypeVar
 from twisted.logger import Logger
 
 from proxyservice.errors import RefusedError, StartError
-from proxyservice.leases.lease import LeaseQuota
+from proxyservice.leases.lease import Lease, LeaseQuota
 from proxyservice.server.policy import Policy
 from proxyservice.server.rules import Rules
 from proxyservice.server.tokens import KnownToken, Tokens
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.identity import key_fingerprint
 
 UNLIMITED = 1 << 31
 """Leases: more than there are ports."""
@@ -80,6 +81,15 @@ class Access:
     def own_ports(self) -> frozenset[int]:
         """Ports that belong to one entry of the policy each."""
         return self._policy.own_ports
+
+    def on_own_port(self, lease: Lease) -> bool:
+        """Whether its port belongs to its key: then it never expires.
+
+        Of a token's or a certificate's port the lease alone does not tell whose it is.
+        """
+        identity = lease.owner.identity
+        key = key_fingerprint(identity.net_key) if identity.proved else ""
+        return self._policy.rules(key, "", ()).port == lease.port
 
     def reload(self) -> None:
         """Use what the files hold now; one that is bad changes nothing but the log."""

@@ -183,13 +183,13 @@ class MainFactory(Factory):
 
     def check_access(self) -> None:
         """After a change: end the connection of whoever would not be let in any more."""
-        self.registry.reserve(self.access.own_ports)
+        self.registry.reserve(self.access.own_ports, self.access.on_own_port)
         for connection in list(self.connections):
             connection.check_access()
 
     def watch_access(self) -> None:
         """What the files say holds, and what ends by itself is seen, from now on."""
-        self.registry.reserve(self.access.own_ports)
+        self.registry.reserve(self.access.own_ports, self.access.on_own_port)
         self.deadlines.set(_AccessWatch(self), self.now() + ACCESS_WATCH_SECONDS)
 
     def _let_windows_grow(self, grow: bool) -> None:

@@ -27,15 +27,16 @@ log = Logger()
 class FrontedServer(EagerServer):
     """An accepted connection whose ends are those that the front end told."""
 
-    told: ProxyHeader | None = None
+    told_source: End | None = None
+    told_destination: End | None = None
 
     def getPeer(self) -> Any:
         """The node."""
-        return _address(self.told and self.told.source) or super().getPeer()
+        return _address(self.told_source) or super().getPeer()
 
     def getHost(self) -> Any:
         """What the node has dialled."""
-        return _address(self.told and self.told.destination) or super().getHost()
+        return _address(self.told_destination) or super().getHost()
 
 
 def warn_if_open(host: str) -> None:
@@ -84,7 +85,7 @@ class _FrontedConnection(EagerProtocol):
 
     def _hand_over(self, told: ProxyHeader) -> None:
         transport, inner = self.transport, self._inner
-        transport.told = told
+        transport.told_source, transport.told_destination = told.source, told.destination
         transport.protocol = inner
         inner.makeConnection(transport)
         rest = self._header[told.n_bytes :]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxyservice.leases.takeovers import BURST, SECONDS_EACH
+from proxyservice.streams.multiplexer import STREAMS_LIMIT
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -53,6 +54,8 @@ class ServiceLimits:
     frame_base_seconds: float = 30.0
     frame_bytes_per_second: int = 64 * KIB
     visitors_per_lease: int = 1024
+    # Open, of all leases of one main connection (yamux, Envoy); our nodes take no more.
+    streams_per_connection: int = STREAMS_LIMIT
     # One address (of IPv6 its /56): open, new a second, and so many at once.
     visitors_per_source: int = 128
     visitor_rate_per_source: float = 100.0
@@ -67,3 +70,8 @@ class ServiceLimits:
     waiting_visitors: int = 1024
     # Requests of one connection that wait for the store.
     pending_requests: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        if self.streams_per_connection > STREAMS_LIMIT:
+            raise ValueError(f"{STREAMS_LIMIT} at most, which is what nodes take")

@@ -280,7 +280,8 @@ class MainConnection(EagerProtocol):
         welcome = self.factory.welcome(self, features, proved=identity.proved)
         self.answer(Opcode.WELCOME, welcome)
         if self.handshake.speaks(pb.FEATURE_STREAMS):
-            multiplexer = Multiplexer(self.handshake.window_bytes)
+            most = self.factory.settings.limits.streams_per_connection
+            multiplexer = Multiplexer(self.handshake.window_bytes, most)
             multiplexer.let_windows_grow(self.factory.memory.windows_grow)
             network_id = self.factory.settings.network_id
             self.switch = StreamSwitch(network_id, self.outlet, multiplexer, self._opening)

@@ -8,7 +8,6 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from proxyservice.leases.lease import LeaseQuota, LeaseTimes
 from proxyservice.server.claims import Claimed
 from proxyservice.server.limits import ServiceLimits
-from proxyservice.streams.multiplexer import STREAMS_LIMIT
 from proxyservice.wire import proxyservice_pb2 as pb
 
 SILENT_INTERVALS = 3
@@ -59,7 +58,7 @@ class ServiceSettings:
             proved_ttl_ms=int(self.times.proved_ttl * 1000),
             hold_ms=int(self.times.hold * 1000),
             max_leases=0 if quota is None else min(quota.per_key, quota.per_source),
-            max_streams=STREAMS_LIMIT,
+            max_streams=self.limits.streams_per_connection,
             max_visitors=most_visitors,
             max_frame_bytes=self.limits.max_frame_bytes,
         )

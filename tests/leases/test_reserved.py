@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
+from pathlib import Path
 
 import pytest
 
 from proxyservice.errors import RefusedError
-from proxyservice.leases.lease import Identity, LeaseTimes, Owner
+from proxyservice.leases.lease import Identity, Lease, LeaseQuota, LeaseTimes, Owner
+from proxyservice.leases.reading import StoredLeases
 from proxyservice.leases.registry import LeaseRegistry
+from proxyservice.leases.store import sqlite_url
 from proxyservice.leases.table import LeaseTable
-from tests.leases.harness import Disk, Run, store_thread
+from proxyservice.operator_cli import _cells, _row_fields
+from tests.leases.harness import Disk, Run, on_disk, store_thread
 
 TIMES = LeaseTimes(ttl=100.0, proved_ttl=1000.0, quarantine=50.0)
 
@@ -27,7 +33,7 @@ def owner(number: int) -> Owner:
 
 def table(*reserved: int) -> LeaseTable:
     made = LeaseTable(range(1, 4), TIMES, 1)
-    made.reserve(frozenset(reserved))
+    made.reserve(frozenset(reserved), 0.0)
     return made
 
 
@@ -51,7 +57,7 @@ def test_what_is_in_quarantine_when_it_is_reserved_is_free_for_its_new_owner() -
     leases = table()
     grant = leases.acquire(owner(1), 0.0, "", wanted_port=1)
     leases.release(owner(1), grant.generation, 0.0)
-    leases.reserve(frozenset({1}))
+    leases.reserve(frozenset({1}), 0.0)
     assert leases.acquire(owner(1), 1.0, "").lease.port != 1
     assert leases.acquire(owner(2), 1.0, "", wanted_port=1).lease.port == 1
 
@@ -71,7 +77,7 @@ def test_no_longer_reserved_it_is_as_any_other() -> None:
     leases = table(1, 2, 3)
     with pytest.raises(RefusedError):
         leases.acquire(owner(1), 0.0, "")
-    leases.reserve(frozenset())
+    leases.reserve(frozenset(), 0.0)
     assert leases.acquire(owner(1), 0.0, "").lease.port in (1, 2, 3)
 
 
@@ -95,3 +101,94 @@ def test_what_is_reserved_before_the_start_is_reserved_from_the_start() -> None:
 
     run = Run(Disk(), range(1, 3), registry_class=Reserving)
     run.refusal(owner(1))
+
+
+# ------------------------------------------------------------------ leases that never expire
+
+
+def first_owners(lease: Lease) -> bool:
+    return lease.owner == owner(1)
+
+
+def remembered_on(*ports: int) -> LeaseTable:
+    """Port by port a lease of owner 1, 2, ..., whose nodes went at 0 s; all ports are reserved."""
+    leases = LeaseTable(range(1, 4), TIMES, 1)
+    leases.reserve(frozenset(ports), 0.0, first_owners)
+    for number, port in enumerate(ports, 1):
+        grant = leases.acquire(owner(number), 0.0, "", wanted_port=port)
+        leases.holding_ended(owner(number), grant.generation, 0.0)
+    return leases
+
+
+def test_a_lease_on_a_port_of_its_own_never_expires() -> None:
+    leases = remembered_on(1, 2)
+    leases.pass_time(1e9)
+    assert leases.of_owner(owner(1)) is not None
+    assert leases.of_owner(owner(2)) is None, "it has a port that is somebody else's"
+    assert leases.acquire(owner(1), 1e9, "").lease.port == 1
+
+
+def test_when_the_port_is_its_own_no_longer_it_expires_as_any_other_from_then_on() -> None:
+    leases = remembered_on(1)
+    leases.pass_time(5000.0)
+    leases.reserve(frozenset(), 5000.0)
+    leases.pass_time(5999.0)
+    assert leases.of_owner(owner(1)) is not None
+    leases.pass_time(6000.0)
+    assert leases.of_owner(owner(1)) is None
+
+
+def test_a_remembered_lease_whose_port_becomes_its_own_stays() -> None:
+    leases = table()
+    grant = leases.acquire(owner(1), 0.0, "", wanted_port=1)
+    leases.holding_ended(owner(1), grant.generation, 0.0)
+    leases.reserve(frozenset({1}), 10.0, first_owners)
+    leases.pass_time(1e9)
+    assert leases.of_owner(owner(1)) is not None
+
+
+def test_a_held_lease_is_still_unheld_in_time() -> None:
+    leases = LeaseTable(range(1, 4), replace(TIMES, hold=20.0), 1)
+    grant = leases.acquire(owner(1), 0.0, "", wanted_port=1)
+    leases.holding_ended(owner(1), grant.generation, 0.0, hold=True)
+    leases.reserve(frozenset({1}), 10.0, first_owners)
+    assert leases.counts()["held"] == 1
+    leases.pass_time(20.0)
+    assert leases.counts()["remembered"] == 1
+
+
+def test_a_quota_does_not_release_it() -> None:
+    leases = LeaseTable(range(1, 5), TIMES, 1)
+    leases.reserve(frozenset({1}), 0.0, lambda lease: lease.port == 1)
+    limits = LeaseQuota(per_key=2, per_source=9)
+    identity = Identity(True, bytes(32))
+    for origin, port in (("own", 1), ("other", None), ("third", None)):
+        which = Owner(identity, origin)
+        grant = leases.acquire(which, 0.0, "", wanted_port=port, limits=limits)
+        leases.holding_ended(which, grant.generation, 0.0)
+    assert [lease.owner.origin for lease in leases] == ["own", "third"]
+    leases.acquire(Owner(identity, "third"), 0.0, "")
+    with pytest.raises(RefusedError, match="this key has 1 leases"):
+        leases.acquire(Owner(identity, "fourth"), 0.0, "", limits=LeaseQuota(1, 9))
+
+
+def test_it_outlives_restarts_on_disk_too(tmp_path: Path) -> None:
+    """The store keeps a time without end; who reads it for the operator sees no number."""
+    wall = 1e9
+    for _ in range(3):
+        run = Run(on_disk(tmp_path / "leases.sqlite"), range(1, 4), wall=wall, times=TIMES)
+        run.registry.reserve(frozenset({1}), first_owners)
+        assert run.lease(owner(1), wanted_port=1).lease.port == 1
+        run.stop()
+        wall += 1e6
+    run = Run(on_disk(tmp_path / "leases.sqlite"), range(1, 4), wall=wall, times=TIMES)
+    run.registry.reserve(frozenset({1}), first_owners)
+    run.pass_time(20_000, step=1000)
+    assert run.port_of(owner(1)) == 1
+    run.stop()
+    stored = StoredLeases(sqlite_url(tmp_path / "leases.sqlite"), 1)
+    heartbeat, rows = stored.listing()
+    stored.close()
+    assert [row.expires for row in rows] == [inf]
+    assert _cells(rows[0], heartbeat)[-1] == "-"
+    assert _row_fields(rows[0], heartbeat)["left_seconds"] is None

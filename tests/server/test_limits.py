@@ -137,7 +137,7 @@ def test_nothing_of_a_visitor_is_left_when_it_is_gone() -> None:
         relay.pump()
     gate = relay.factory.gate
     assert not gate._open_of
-    assert not gate._sources
+    assert not gate._hosts
     assert len(gate._arrivals) <= 2
 
 

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from proxyservice.errors import StartError
-from proxyservice.leases.lease import LeaseQuota
+from proxyservice.leases.lease import LeaseQuota, LeaseTimes
 from proxyservice.node.keys import fingerprint
 from proxyservice.server.access import Access, Caller
 from proxyservice.server.policy import Policy
@@ -20,6 +20,7 @@ from proxyservice.server.rules import Rules
 from proxyservice.server.tokens import KnownToken
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
+from tests.attacks.kit import application_frame
 from tests.leases.harness import store_thread
 from tests.node.processes import SCRIPTS, EchoServer, Program, Relay, visit, wait_until
 from tests.server.memory import MemoryRelay, RawNode
@@ -164,7 +165,9 @@ def test_t27_a_key_that_is_revoked_loses_its_session_within_5_s(tmp_path: Path) 
     assert visitor is not None
     node.heard()
     operator.hangup(f'[keys."{ONE}"]\nadmit = false')
-    assert node.refused() == (pb.REFUSAL_DENIED, 0)
+    reset, refusal = node.heard()
+    assert (reset.opcode, refusal.opcode) == (Opcode.STREAM_RESET, Opcode.REFUSAL)
+    assert refusal.payload.code == pb.REFUSAL_DENIED
     operator.relay.pass_time(4.75)
     assert node.lost is not None
     assert visitor.lost is not None
@@ -173,6 +176,51 @@ def test_t27_a_key_that_is_revoked_loses_its_session_within_5_s(tmp_path: Path) 
     again.hello()
     again.say(Opcode.PROOF, again.proof(again.take(Opcode.CHALLENGE)))
     assert again.refused() == (pb.REFUSAL_DENIED, 0)
+
+
+def test_t27_its_ports_are_closed_at_once_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    """It is told why and has a second to hear that; its visitors have none, and none is held."""
+    operator = Operator(tmp_path, "", times=LeaseTimes(hold=30.0))
+    node = operator.proved(1)
+    for mode in (pb.MODE_STREAMS, pb.MODE_MESSAGES):
+        visitor = operator.relay.visit(node.lease(str(mode), mode=mode))
+        assert visitor is not None
+    ports = set(operator.relay.run.sockets.bound)
+    assert len(ports) == 2
+    node.heard()
+    operator.hangup(f'[keys."{ONE}"]\nadmit = false')
+    assert operator.relay.run.sockets.bound == set()
+    assert operator.relay.run.registry.counts()["held"] == 0
+    assert operator.relay.factory.visitors == 0
+    assert [operator.relay.visit(port) for port in ports] == [None, None]
+    operator.relay.pass_time(2)
+    assert node.lost is not None
+    assert operator.relay.run.registry.counts()["remembered"] == 2
+
+
+def test_t27_a_grant_that_is_on_its_way_when_its_key_is_revoked_is_not_held(
+    tmp_path: Path,
+) -> None:
+    with store_thread() as thread:
+        operator = Operator(tmp_path, "", times=LeaseTimes(hold=30.0))
+        node = operator.proved(1)
+        thread.waits = True
+        node.ask("web")
+        operator.hangup(f'[keys."{ONE}"]\nadmit = false')
+        operator.relay.pass_time(2)
+        assert node.lost is not None
+        thread.all_turns()
+        assert operator.relay.run.sockets.bound == set()
+        assert operator.relay.run.registry.counts()["held"] == 0
+
+
+def test_a_node_that_only_goes_away_is_held(tmp_path: Path) -> None:
+    operator = Operator(tmp_path, "", times=LeaseTimes(hold=30.0))
+    node = operator.proved(1)
+    port = node.lease()
+    node.transport.abortConnection()
+    operator.relay.pump()
+    assert operator.relay.visit(port) is not None
 
 
 def test_a_policy_may_admit_only_whom_it_names(tmp_path: Path) -> None:
@@ -329,10 +377,24 @@ def test_a_port_of_its_own_is_nobody_elses_and_never_lost(tmp_path: Path) -> Non
     owner = operator.proved(1)
     assert owner.lease("a") == 20000
     owner.transport.abortConnection()
-    operator.relay.run.pass_time(40 * 86400, step=86400)
-    assert operator.relay.run.registry.counts()["free"] == 1
+    operator.relay.run.pass_time(400 * 86400, step=86400)
+    assert operator.relay.run.registry.counts()["remembered"] == 1
     refused(other, "any", pb.REFUSAL_EXHAUSTED)
-    assert operator.proved(1).lease("b") == 20000, "after years, and for another origin"
+    owner = operator.proved(1)
+    refused(owner, "b", pb.REFUSAL_EXHAUSTED)
+    assert owner.lease("a") == 20000, "after years"
+
+
+def test_whose_port_it_is_no_longer_has_its_lease_for_the_usual_time(tmp_path: Path) -> None:
+    operator = Operator(tmp_path, f'[keys."{ONE}"]\nport = 20000')
+    owner = operator.proved(1)
+    assert owner.lease() == 20000
+    owner.transport.abortConnection()
+    operator.relay.run.pass_time(400 * 86400, step=86400)
+    operator.hangup(f'[keys."{TWO}"]\nport = 20000')
+    assert operator.proved(2).lease("a") != 20000
+    operator.relay.run.pass_time(31 * 86400, step=86400)
+    assert operator.proved(2).lease("b") == 20000
 
 
 def test_a_second_origin_gets_another_port_than_its_own(tmp_path: Path) -> None:
@@ -411,6 +473,71 @@ def test_visitors_of_one_lease(tmp_path: Path) -> None:
     assert operator.relay.visit(port) is None, "a sixth within a second"
     operator.relay.clock.advance(0.25)
     assert operator.relay.visit(port) is not None
+
+
+# ------------------------------------------------ a changed policy, on connections that stand
+
+
+def arrived(node: RawNode) -> int:
+    return sum(len(said.payload) for said in node.heard() if said.opcode == Opcode.STREAM_DATA)
+
+
+def test_a_new_rate_holds_for_visitors_who_are_there(tmp_path: Path) -> None:
+    operator = Operator(tmp_path, "", kernel_bytes=10_000, chunk_bytes=5_000)
+    node = operator.proved(1)
+    visitor = operator.relay.visit(node.lease())
+    assert visitor is not None
+    visitor.transport.write(bytes(100_000))
+    operator.relay.pump()
+    assert arrived(node) == 100_000, "nothing limits it"
+    operator.hangup("[default]\nbytes_per_second = 20000")
+    visitor.transport.write(bytes(150_000))
+    operator.relay.pump()
+    assert arrived(node) <= 25_000, "a second's worth, and the read that met the bound"
+    operator.relay.pass_time(2)
+    assert 30_000 <= arrived(node) <= 50_000
+    operator.hangup("")
+    operator.relay.pass_time(1)
+    assert arrived(node) >= 60_000, "the rest, as fast as it can"
+
+
+def test_a_new_rate_holds_for_frames_too(tmp_path: Path) -> None:
+    operator = Operator(tmp_path, "", kernel_bytes=10_000, chunk_bytes=5_000)
+    node = operator.proved(1)
+    visitor = operator.relay.visit(node.lease(mode=pb.MODE_MESSAGES))
+    assert visitor is not None
+    operator.hangup("[default]\nbytes_per_second = 20000")
+    frame = application_frame(bytes(900), 5)
+    visitor.transport.write(frame * 100)
+    operator.relay.pump()
+    assert len(node.heard()) * len(frame) <= 25_000
+    operator.relay.pass_time(10)
+    assert len(node.heard()) * len(frame) >= 60_000
+
+
+def test_new_visitors_a_second_are_counted_by_the_file_as_it_is(tmp_path: Path) -> None:
+    operator = Operator(tmp_path, "")
+    port = operator.proved(1).lease()
+    assert all(operator.relay.visit(port) is not None for _ in range(5))
+    operator.hangup("[default]\nvisitors_per_second = 2")
+    assert [operator.relay.visit(port) is not None for _ in range(4)] == [True, True, False, False]
+    operator.hangup("[default]\nvisitors_per_second = 100")
+    operator.relay.pass_time(0.25)
+    assert operator.relay.visit(port) is not None
+
+
+def test_visitors_whose_network_is_denied_now_are_cut(tmp_path: Path) -> None:
+    operator = Operator(tmp_path, "")
+    node = operator.proved(1)
+    streams, messages = node.lease("a"), node.lease("b", mode=pb.MODE_MESSAGES)
+    near, far = "192.0.2.9", "198.51.100.9"
+    denied = [operator.relay.visit(port, host=near) for port in (streams, messages)]
+    others = [operator.relay.visit(port, host=far) for port in (streams, messages)]
+    operator.hangup('[default]\nvisitor_deny = ["192.0.2.0/24"]')
+    assert all(visitor is not None and visitor.lost is not None for visitor in denied)
+    assert all(visitor is not None and visitor.lost is None for visitor in others)
+    assert operator.relay.factory.visitors == 2
+    assert node.lost is None
 
 
 # -------------------------------------------------------------------------- real programs
