@@ -300,13 +300,16 @@ def makeService(options: Options) -> Service:
     store = LeaseStore(options["store"], options["network-id"])
     deadlines = Deadlines()
     services: list[ProxyService] = []
+    limits = options["limits"].service
     ports = ProxyPorts(
-        reactor, options["port-interface"], lambda *visit: services[0].visitor_arrived(*visit)
+        reactor,
+        options["port-interface"],
+        lambda *visit: services[0].visitor_arrived(*visit),
+        limits.backlog,
     )
     times = LeaseTimes(
         ttl=options["lease-ttl"], proved_ttl=options["proved-ttl"], hold=options["hold"]
     )
-    limits = options["limits"].service
     room = WaitingRoom(limits.waiting_visitors, limits.waiting_per_lease)
     binder = WaitedPorts(ports, room)
     registry = LeaseRegistry(

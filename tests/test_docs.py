@@ -68,7 +68,7 @@ def test_every_message_stands_in_the_table_with_every_field() -> None:
     assert told == {}
 
 
-_KINDS = {3: "int64", 4: "uint64", 8: "bool", 9: "string", 12: "bytes", 13: "uint32"}
+_KINDS = {1: "double", 3: "int64", 4: "uint64", 8: "bool", 9: "string", 12: "bytes", 13: "uint32"}
 """`FieldDescriptor.type` to its word in the .proto file."""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 15, 5, 3
-USER_TIMEOUT_MILLISECONDS = 30_000
+KEEPALIVE_IDLE_SECONDS = 15.0
+KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 5, 3
+USER_TIMEOUT_SECONDS = 30.0
 """Unacknowledged data for so long means a dead path. Main connections only: a
 zero window counts as dead too, and a visitor may pause reading."""
 
@@ -14,22 +15,25 @@ UNSENT_BYTES = 128 * 1024
 """TCP_NOTSENT_LOWAT: what the kernel holds beyond what is on its way, so that a
 small stream never waits behind megabytes of a bulk stream in the send buffer."""
 
-_MAIN_OPTIONS = (
-    ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
-    ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
-    ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-    ("TCP_USER_TIMEOUT", USER_TIMEOUT_MILLISECONDS),
-    ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
-)
 
-
-def configure_main_connection(transport: Any) -> None:
+def configure_main_connection(
+    transport: Any,
+    idle_seconds: float = KEEPALIVE_IDLE_SECONDS,
+    unacknowledged_seconds: float = USER_TIMEOUT_SECONDS,
+) -> None:
     """Find dead peers though they need not speak: TCP asks for us."""
+    options = (
+        ("TCP_KEEPIDLE", max(1, round(idle_seconds))),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", round(unacknowledged_seconds * 1000)),
+        ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
+    )
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
     underneath = getattr(transport, "socket_handle", transport.getHandle)
     handle = underneath()
-    for option, value in _MAIN_OPTIONS:
+    for option, value in options:
         if hasattr(socket, option):
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 

@@ -177,9 +177,12 @@ class MainFactory(Factory):
 
     def welcome(self, connection: MainConnection, features: int, *, proved: bool) -> pb.Welcome:
         """What holds for this node."""
-        most_visitors = self.gate.most(connection.rules)
-        quota = self.quota(connection)
-        return self.settings.welcome(features, quota, most_visitors, proved=proved)
+        rules = connection.rules
+        welcome = self.settings.welcome(features, self.quota(connection), proved=proved)
+        welcome.max_visitors = self.gate.most(rules)
+        welcome.visitors_per_second = self.gate.rate(rules)
+        welcome.lease_bytes_per_second = self._bytes_per_second(rules)
+        return welcome
 
     def check_access(self) -> None:
         """After a change: end the connection of whoever would not be let in any more."""
@@ -207,12 +210,16 @@ class MainFactory(Factory):
             self.visitor_refused(lease, "its node is away and too many wait already")
         return visitor
 
+    def _bytes_per_second(self, rules: Rules) -> int:
+        """Of a lease; 0: any number."""
+        return rules.bytes_per_second or self.settings.limits.lease_bytes_per_second
+
     def pace(self, present: Pace | None, rules: Rules) -> Pace | None:
         """How fast the visitors of a lease may be from now on; None: as fast as they can.
 
         With a policy a pace may come to hold for visitors that are there, so each has one.
         """
-        rate = rules.bytes_per_second or self.settings.limits.lease_bytes_per_second
+        rate = self._bytes_per_second(rules)
         if not rate and not self.access.has_policy:
             return None
         rate = rate or UNHURRIED

@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxyservice.leases.takeovers import BURST, SECONDS_EACH
+from proxyservice.net.keepalive import KEEPALIVE_IDLE_SECONDS, USER_TIMEOUT_SECONDS
+from proxyservice.server.ports import BACKLOG
 from proxyservice.streams.multiplexer import STREAMS_LIMIT
+from proxyservice.wire.envelope import INFLATED_LIMIT_BYTES
+from proxyservice.wire.framing import CONTROL_FRAME_BYTES
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -20,6 +24,9 @@ class ServiceLimits:
 
     # A ProxyRequest or Hello is 150 bytes; libp2p's relay allows as much before identity.
     bytes_before_identity: int = 4 * KIB
+    # Of whatever is no stream data, as it comes and inflated: control messages are small.
+    control_frame_bytes: int = CONTROL_FRAME_BYTES
+    inflated_frame_bytes: int = INFLATED_LIMIT_BYTES
     # Total, from the first byte: an idle timer could be fed one byte at a time.
     seconds_to_identity: float = 10.0
     # A reconnecting node may open a silent connection first (protocol.md, "Reconnecting").
@@ -33,6 +40,8 @@ class ServiceLimits:
     seconds_to_speak: float = 2.0
     # Main connections taken in a second; the others wait in the backlog (frp #4802).
     connections_a_second: int = 1000
+    # Of each listening socket, and no more than the kernel allows (net.core.somaxconn).
+    backlog: int = BACKLOG
     # Of one live lease, from other addresses than its holder's (coturn GHSA-hpq3-g7x4-h7xx).
     takeover_burst: int = BURST
     takeover_seconds: float = SECONDS_EACH
@@ -40,6 +49,11 @@ class ServiceLimits:
     answers_high_bytes: int = 32 * KIB
     # A main connection that takes none of its queued bytes for so long is dead.
     write_stall_seconds: float = 30.0
+    # Keepalives in a row that a node of part B may leave out (frp 90 s, porter 180 s).
+    silent_keepalives: int = 3
+    # TCP asks for a silent node after the one; unacknowledged data for the other is a dead path.
+    tcp_keepalive_seconds: float = KEEPALIVE_IDLE_SECONDS
+    tcp_unacknowledged_seconds: float = USER_TIMEOUT_SECONDS
     # A part-A node without a port would ask again at once; this spares both.
     close_after_refusal_seconds: float = 1.0
     # A close that does not finish (a peer that never reads) becomes an abort.

@@ -44,7 +44,6 @@ from proxyservice.wire.envelope import (
 )
 from proxyservice.wire.framing import (
     COMPRESSED,
-    CONTROL_FRAME_BYTES,
     HEADER_BYTES,
     Frame,
     FrameDecoder,
@@ -74,7 +73,10 @@ class MainConnection(EagerProtocol):
     def connectionMade(self) -> None:
         """A socket was accepted; nothing is known of its owner yet."""
         factory, settings = self.factory, self.factory.settings
-        configure_main_connection(self.transport)
+        limits = settings.limits
+        configure_main_connection(
+            self.transport, limits.tcp_keepalive_seconds, limits.tcp_unacknowledged_seconds
+        )
         peer, host = self.transport.getPeer(), self.transport.getHost()
         self.source = canonical(peer.host)
         self.local_host = canonical(host.host)
@@ -83,9 +85,9 @@ class MainConnection(EagerProtocol):
         self.switch: StreamSwitch | None = None
         self.leases = NodeLeases(self, factory)
         address = settings.node_address or "tcp://" + format_host_port(self.local_host, host.port)
-        self._decoder = FrameDecoder(settings.network_id, CONTROL_FRAME_BYTES)
+        self._decoder = FrameDecoder(settings.network_id, limits.control_frame_bytes)
         self.outlet = Outlet(self.transport, on_drain=self._drained, on_full=self._filled)
-        high_bytes = settings.limits.answers_high_bytes
+        high_bytes = limits.answers_high_bytes
         self._answers = Answers(
             self.transport, self.outlet, settings.network_id, address, high_bytes
         )
@@ -94,7 +96,7 @@ class MainConnection(EagerProtocol):
         self._bytes_before_identity = 0
         self._first_frame = True
         self._large_tail = False  # of a frame that is not complete
-        self.patience = Patience(settings.limits, factory.now())
+        self.patience = Patience(limits, factory.now())
         self._be_punctual()
         factory.arrived(self)
 
@@ -139,14 +141,15 @@ class MainConnection(EagerProtocol):
             self.refuse_peer(error)
 
     def _frame(self, frame: Frame) -> None:
-        message = decode_message(frame)
+        settings = self.factory.settings
+        message = decode_message(frame, settings.limits.inflated_frame_bytes)
         first, self._first_frame = self._first_frame, False
         if self.switch is not None and message.opcode in STREAM_OPCODES:
             if frame.flag == COMPRESSED:
                 raise FrameError("a compressed stream frame")
             self.switch.control(message)
             return
-        check_main(message, self.factory.settings.network_id)
+        check_main(message, settings.network_id)
         if first and message.opcode == Opcode.HELLO:
             self._hello(message, bytes(frame.body))
             return

@@ -48,11 +48,15 @@ class ProxyPorts:
     """The bound proxy ports of one service.
 
     ``interface`` is the address to listen on; empty means every address, IPv6
-    and IPv4 on one socket where the host has IPv6.
+    and IPv4 on one socket where the host has IPv6. ``backlog`` is how many
+    connections the kernel keeps for each.
     """
 
-    def __init__(self, reactor: Any, interface: str, accept: Accept) -> None:
+    def __init__(
+        self, reactor: Any, interface: str, accept: Accept, backlog: int = BACKLOG
+    ) -> None:
         self._reactor = reactor
+        self._backlog = backlog
         self._family, self._interface = _family_and_address(interface)
         self._accept = accept
         self._ports: dict[int, _ProxyPort] = {}
@@ -63,7 +67,7 @@ class ProxyPorts:
     def bind(self, port: int) -> None:
         """Listen on `port`; already bound is fine. Raises OSError when the port cannot be had."""
         if port not in self._ports:
-            bound = _listening_socket(self._family, self._interface, port)
+            bound = _listening_socket(self._family, self._interface, port, self._backlog)
             self._ports[port] = _ProxyPort(self._reactor, bound, port, self._accept)
 
     def unbind(self, port: int) -> None:
@@ -92,7 +96,9 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+def _listening_socket(
+    family: socket.AddressFamily, address: str, port: int, backlog: int = BACKLOG
+) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setblocking(False)
@@ -101,7 +107,7 @@ def _listening_socket(family: socket.AddressFamily, address: str, port: int) -> 
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         configure_visitor(bound)  # whoever is accepted inherits it
         bound.bind((address, port))
-        bound.listen(BACKLOG)
+        bound.listen(backlog)
     except OSError:
         bound.close()
         raise

@@ -23,7 +23,7 @@ from proxyservice.server.factory import MainFactory
 from proxyservice.server.front_end import warn_if_open
 from proxyservice.server.main_ports import MainPort
 from proxyservice.server.notify import Notifier
-from proxyservice.server.ports import BACKLOG, ProxyPorts
+from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.tls import ServerCertificate
 
 TICK_SECONDS = 0.25
@@ -128,7 +128,8 @@ class ProxyService(Service):
         if main_port.front_end:
             warn_if_open(port.getHost().host)
         port.transport = main_port.transport
-        port.socket.listen(BACKLOG)  # endpoint strings stop at Twisted's 50
+        # Endpoint strings stop at Twisted's 50.
+        port.socket.listen(self._factory.settings.limits.backlog)
         self._main_ports.append(port)
 
     def _rest(self, seconds: float) -> None:

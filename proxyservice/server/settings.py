@@ -10,10 +10,6 @@ from proxyservice.server.claims import Claimed
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.wire import proxyservice_pb2 as pb
 
-SILENT_INTERVALS = 3
-"""Keepalives that a node of part B may miss (frp 90 s, porter 180 s)."""
-
-
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 """Sources that may stand for many: a front end on this machine."""
 
@@ -36,7 +32,7 @@ class ServiceSettings:
     @property
     def silence_seconds(self) -> float:
         """After this long without a byte a node of part B counts as gone."""
-        return SILENT_INTERVALS * self.keepalive_seconds
+        return self.limits.silent_keepalives * self.keepalive_seconds
 
     def trusts(self, source: str) -> bool:
         """Whether limits per source do not apply to this (canonical) address."""
@@ -46,10 +42,8 @@ class ServiceSettings:
             return True  # a unix socket: somebody on this machine
         return any(address in network for network in self.trusted_sources)
 
-    def welcome(
-        self, features: int, quota: LeaseQuota | None, most_visitors: int, *, proved: bool
-    ) -> pb.Welcome:
-        """What holds for a node, in the words of the protocol."""
+    def welcome(self, features: int, quota: LeaseQuota | None, *, proved: bool) -> pb.Welcome:
+        """What holds for a node, in the words of the protocol; of visitors others know more."""
         return pb.Welcome(
             features=features,
             proved=proved,
@@ -59,6 +53,5 @@ class ServiceSettings:
             hold_ms=int(self.times.hold * 1000),
             max_leases=0 if quota is None else min(quota.per_key, quota.per_source),
             max_streams=self.limits.streams_per_connection,
-            max_visitors=most_visitors,
             max_frame_bytes=self.limits.max_frame_bytes,
         )

@@ -37,6 +37,10 @@ class VisitorGate:
         limit = self._settings.limits.visitors_per_lease
         return limit if rules.visitors is None else min(limit, rules.visitors)
 
+    def rate(self, rules: Rules) -> float:
+        """New visitors of one lease a second; 0: any number."""
+        return rules.visitors_per_second or self._settings.limits.visitor_rate_per_lease
+
     def refusal(self, owner: Owner, open_visitors: int, host: str, rules: Rules) -> str | None:
         """Why this visitor may not come; None: it may, and counts from here on for rates."""
         limits = self._settings.limits
@@ -54,7 +58,7 @@ class VisitorGate:
             rate, burst = limits.visitor_rate_per_source, limits.visitor_burst_per_source
             if self._arrivals.take(source, now, rate, burst):
                 return "too many visitors a second from its address"
-        rate = rules.visitors_per_second or limits.visitor_rate_per_lease
+        rate = self.rate(rules)
         if rate and self._arrivals.take(owner, now, rate, max(1.0, rate)):
             return "too many visitors a second"
         return None

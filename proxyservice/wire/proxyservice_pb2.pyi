@@ -281,7 +281,7 @@ class Proof(_message.Message):
     def __init__(self, signature: _Optional[bytes] = ..., token_id: _Optional[bytes] = ..., token_signature: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("features", "proved", "keepalive_ms", "lease_ttl_ms", "proved_ttl_ms", "hold_ms", "max_leases", "max_streams", "max_visitors", "max_frame_bytes")
+    __slots__ = ("features", "proved", "keepalive_ms", "lease_ttl_ms", "proved_ttl_ms", "hold_ms", "max_leases", "max_streams", "max_visitors", "max_frame_bytes", "lease_bytes_per_second", "visitors_per_second")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     PROVED_FIELD_NUMBER: _ClassVar[int]
     KEEPALIVE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +292,8 @@ class Welcome(_message.Message):
     MAX_STREAMS_FIELD_NUMBER: _ClassVar[int]
     MAX_VISITORS_FIELD_NUMBER: _ClassVar[int]
     MAX_FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LEASE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    VISITORS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     features: int
     proved: bool
     keepalive_ms: int
@@ -302,7 +304,9 @@ class Welcome(_message.Message):
     max_streams: int
     max_visitors: int
     max_frame_bytes: int
-    def __init__(self, features: _Optional[int] = ..., proved: _Optional[bool] = ..., keepalive_ms: _Optional[int] = ..., lease_ttl_ms: _Optional[int] = ..., proved_ttl_ms: _Optional[int] = ..., hold_ms: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_visitors: _Optional[int] = ..., max_frame_bytes: _Optional[int] = ...) -> None: ...
+    lease_bytes_per_second: int
+    visitors_per_second: float
+    def __init__(self, features: _Optional[int] = ..., proved: _Optional[bool] = ..., keepalive_ms: _Optional[int] = ..., lease_ttl_ms: _Optional[int] = ..., proved_ttl_ms: _Optional[int] = ..., hold_ms: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_streams: _Optional[int] = ..., max_visitors: _Optional[int] = ..., max_frame_bytes: _Optional[int] = ..., lease_bytes_per_second: _Optional[int] = ..., visitors_per_second: _Optional[float] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("code", "reason", "retry_after_ms")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from proxyservice.leases.lease import LeaseQuota
+from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.server.limit_options import Limits, names
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
-from tests.attacks.kit import proxy_request, receive_message
+from proxyservice.wire.framing import HEADER_BYTES, encode_frame
+from tests.attacks.kit import NET, proxy_request, receive_message
 from tests.attacks.running import RunningService
 from tests.leases.harness import store_thread
 from tests.node.processes import SCRIPTS, Program
@@ -163,6 +168,66 @@ def test_leases_of_one_source_and_what_the_node_is_told() -> None:
     assert node.refused() == (pb.REFUSAL_QUOTA, 3)
 
 
+def test_a_node_is_told_what_concerns_it() -> None:
+    limits = ServiceLimits(
+        streams_per_connection=5,
+        visitors_per_lease=9,
+        visitor_rate_per_lease=2.5,
+        lease_bytes_per_second=70_000,
+        max_frame_bytes=1 << 20,
+    )
+    told = MemoryRelay(limits=limits).node(1, source=FAR)
+    welcome = told.prove().payload
+    assert (welcome.max_leases, welcome.max_streams, welcome.max_visitors) == (8, 5, 9)
+    assert (welcome.visitors_per_second, welcome.lease_bytes_per_second) == (2.5, 70_000)
+    assert welcome.max_frame_bytes == 1 << 20
+    unlimited = MemoryRelay().node(1, source=FAR).prove
+    welcome = unlimited().payload
+    assert (welcome.visitors_per_second, welcome.lease_bytes_per_second) == (0, 0)
+
+
+def test_streams_of_one_connection_at_all_its_leases_together() -> None:
+    relay = MemoryRelay(limits=ServiceLimits(streams_per_connection=3))
+    node = proved(relay, 1)
+    ports = [node.lease("a"), node.lease("b")]
+    here = [relay.visit(ports[number % 2]) for number in range(3)]
+    assert all(here)
+    assert relay.visit(ports[0]) is None
+    assert relay.visit(proved(relay, 2).lease()) is not None, "another node has its own"
+    assert here[0] is not None
+    here[0].transport.abortConnection()
+    relay.pump()
+    assert relay.visit(ports[1]) is not None
+    assert node.lost is None
+
+
+def test_more_streams_than_nodes_take_are_refused() -> None:
+    with pytest.raises(ValueError, match="streams-per-connection: 1024 at most"):
+        Limits.parse(["streams-per-connection=1025"], ServiceLimits())
+
+
+def test_frames_of_a_node_as_they_come_and_inflated() -> None:
+    limits = ServiceLimits(control_frame_bytes=2000, inflated_frame_bytes=3000)
+    relay = MemoryRelay(limits=limits)
+    node, wordy, bomber = (proved(relay, seed) for seed in (1, 2, 3))
+    node.say(Opcode.METRIC_REQUEST, pb.MetricRequest(raw_data=bytes(1700)))
+    assert node.take(Opcode.METRIC_RESPONSE)
+    wordy.say(Opcode.METRIC_REQUEST, pb.MetricRequest(raw_data=bytes(2000)))
+    assert wordy.refused() == (pb.REFUSAL_MALFORMED, 0)
+    metric = bomber.frame(Opcode.METRIC_REQUEST, pb.MetricRequest(raw_data=bytes(4000)))
+    bomber.write(encode_frame(NET, zlib.compress(metric[HEADER_BYTES:]), flag=1, algorithm=3))
+    assert bomber.refused() == (pb.REFUSAL_MALFORMED, 0)
+
+
+def test_silence_counts_in_keepalives() -> None:
+    relay = MemoryRelay(limits=ServiceLimits(silent_keepalives=2), keepalive_seconds=10.0)
+    node = proved(relay, 1)
+    relay.pass_time(19)
+    assert node.lost is None
+    relay.pass_time(2)
+    assert node.lost is not None
+
+
 def test_takeovers_as_they_are_limited() -> None:
     relay = MemoryRelay(limits=ServiceLimits(takeover_burst=1, takeover_seconds=1.0))
     for source in ("203.0.113.1", "203.0.113.2"):
@@ -175,6 +240,21 @@ def test_takeovers_as_they_are_limited() -> None:
     assert late.heard() == []
     relay.pass_time(1.5)
     assert late.take(Opcode.PROXY_RESPONSE)
+
+
+def test_when_tcp_gives_a_main_connection_up() -> None:
+    class Transport:
+        def __init__(self, handle: socket.socket) -> None:
+            self.getHandle = lambda: handle
+            self.setTcpNoDelay = self.setTcpKeepAlive = lambda on: None
+
+    with closing(socket.socket()) as handle:
+        configure_main_connection(Transport(handle), 7.0, 12.5)
+        values = [
+            handle.getsockopt(socket.IPPROTO_TCP, getattr(socket, option))
+            for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        ]
+    assert values == [7, 5, 3, 12_500]
 
 
 @pytest.mark.process

@@ -182,11 +182,9 @@ def test_t27_its_ports_are_closed_at_once_and_nobody_waits_for_it(tmp_path: Path
     """It is told why and has a second to hear that; its visitors have none, and none is held."""
     operator = Operator(tmp_path, "", times=LeaseTimes(hold=30.0))
     node = operator.proved(1)
-    for mode in (pb.MODE_STREAMS, pb.MODE_MESSAGES):
-        visitor = operator.relay.visit(node.lease(str(mode), mode=mode))
-        assert visitor is not None
-    ports = set(operator.relay.run.sockets.bound)
-    assert len(ports) == 2
+    ports = [node.lease(str(mode), mode=mode) for mode in (pb.MODE_STREAMS, pb.MODE_MESSAGES)]
+    assert all(operator.relay.visit(port) is not None for port in ports)
+    assert operator.relay.run.sockets.bound == set(ports)
     node.heard()
     operator.hangup(f'[keys."{ONE}"]\nadmit = false')
     assert operator.relay.run.sockets.bound == set()
