@@ -26,6 +26,7 @@ from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
 from proxyservice.server.memory import Memory
 from proxyservice.server.pace import UNHURRIED, Pace, PacedRelayVisitor
+from proxyservice.server.refusals import RefusalLog
 from proxyservice.server.relay_visitor import RelayVisitor
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
@@ -79,6 +80,7 @@ class MainFactory(Factory):
         self.settings = settings
         self.access = access or Access()
         self.memory = Memory(settings.limits.memory_bytes, self._let_windows_grow)
+        self.refusals = RefusalLog(settings.limits.refusals_logged_a_second, now)
         self.gate = VisitorGate(settings, self.memory, now)
         self.takeovers = Takeovers(registry, deadlines, now, settings.limits)
         self.connections: set[MainConnection] = set()
@@ -255,9 +257,9 @@ class MainFactory(Factory):
     # ---------------------------------------------------------------- the log
 
     def refused(self, connection: MainConnection, error: ProxyServiceError) -> None:
-        """One line about a refusal; the peer's bytes are never in it."""
-        log.info("refused {source}: {reason}", source=connection.source, reason=str(error))
+        """Tell the log; the peer's bytes are never in it."""
+        self.refusals.node(connection.source, str(error))
 
     def visitor_refused(self, lease: Lease, reason: str) -> None:
-        """One line about a visitor that was turned away or closed."""
-        log.info("refused a visitor of port {port}: {reason}", port=lease.port, reason=reason)
+        """Tell the log about a visitor that was turned away or closed."""
+        self.refusals.visitor(lease.port, reason)

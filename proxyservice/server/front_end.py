@@ -97,7 +97,7 @@ class _FrontedConnection(EagerProtocol):
         self._end("no PROXY header in time")
 
     def _end(self, reason: str) -> None:
-        log.info("refused a front end's connection: {reason}", reason=reason)
+        self._factory.refusals.front_end(reason)
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
@@ -116,6 +116,7 @@ class FrontEndFactory(Factory):
     def __init__(self, inner: Any, main: MainFactory) -> None:
         self._inner = inner
         self._main = main
+        self.refusals = main.refusals
         self._limits = main.settings.limits
         self._waiting: set[_FrontedConnection] = set()
 

@@ -82,6 +82,8 @@ class ServiceLimits:
     # fill the room, and the room no more than the visitors of one busy lease.
     waiting_per_lease: int = 64
     waiting_visitors: int = 1024
+    # Lines of the log about nodes; as many about visitors. What a stranger can cause at will.
+    refusals_logged_a_second: float = 20.0
     # Requests of one connection that wait for the store.
     pending_requests: int = 64
 

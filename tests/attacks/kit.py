@@ -40,8 +40,8 @@ SMALL_ORDER_KEYS = [
 class Reachable(Protocol):
     """A service, however it was started."""
 
-    def connect(self, port: int = 0) -> socket.socket:
-        """A connection to its main port, or to another."""
+    def connect(self, port: int = 0, *, source: str = "") -> socket.socket:
+        """A connection to its main port, or to another; `source` is one of 127.0.0.0/8."""
 
 
 # ---------------------------------------------------------------- what nodes say
@@ -281,7 +281,13 @@ class ProvedNode:
     """A node that proves its key on a plain socket, and what an onlooker records of it."""
 
     def __init__(
-        self, service: Reachable, key: Ed25519PrivateKey, *, streams: bool = False
+        self,
+        service: Reachable,
+        key: Ed25519PrivateKey,
+        *,
+        streams: bool = False,
+        source: str = "",
+        granted: bool = True,
     ) -> None:
         self.key = key
         net_key = key.public_key().public_bytes_raw()
@@ -291,7 +297,7 @@ class ProvedNode:
             id=node_id(net_key),
             connection_id=connection_id(net_key, "tcp://127.0.0.1:9"),
         )
-        self.connection = service.connect()
+        self.connection = service.connect(source=source)
         hello = pb.Hello(version=1, client_nonce=bytes(range(32)), initial_window=1 << 18)
         hello.features = streams << pb.FEATURE_STREAMS
         hello_frame = encode_message(NET, Opcode.HELLO, hello, sender=self.sender)
@@ -299,15 +305,24 @@ class ProvedNode:
         challenge = self._challenge(hello_frame[HEADER_BYTES:])
         proof = pb.Proof(signature=sign_proof(key, challenge))
         proof_frame = encode_message(NET, Opcode.PROOF, proof, sender=self.sender)
-        asked = pb.ProxyRequest(mode=pb.MODE_STREAMS if streams else pb.MODE_MESSAGES)
-        request = encode_message(
-            NET, Opcode.PROXY_REQUEST, asked, sender=self.sender, request_nonce=1
-        )
+        request = self._request("", 1, pb.MODE_STREAMS if streams else pb.MODE_MESSAGES)
         self.connection.sendall(proof_frame + request)
         assert receive_message(self.connection).opcode == Opcode.WELCOME
-        response = pb.ProxyResponse.FromString(receive_message(self.connection).message)
-        self.port = int(response.proxy_address.rpartition(":")[2])
         self.recorded = (hello_frame, proof_frame, request)
+        if granted:  # else it may have to wait for that
+            response = pb.ProxyResponse.FromString(receive_message(self.connection).message)
+            self.port = int(response.proxy_address.rpartition(":")[2])
+
+    def _request(self, origin: str, nonce: int, mode: pb.Mode = pb.MODE_STREAMS) -> bytes:
+        payload = pb.ProxyRequest(origin_address=origin, mode=mode)
+        return encode_message(
+            NET, Opcode.PROXY_REQUEST, payload, sender=self.sender, request_nonce=nonce
+        )
+
+    def ask(self, origin: str, nonce: int) -> pb.Message:
+        """Ask for one more lease, with streams; what is answered."""
+        self.connection.sendall(self._request(origin, nonce))
+        return receive_message(self.connection)
 
     def _challenge(self, hello_body: bytes) -> bytes:
         header = receive(self.connection, HEADER_BYTES)

@@ -36,6 +36,7 @@ class RunningService:
         self.port = unused_port()
         self._log = directory / "service.log"
         low = 24000 + os.getpid() % 200 * 40
+        self.lease_ports = range(low, low + lease_ports)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -100,9 +101,6 @@ class RunningService:
         return socket.create_connection((HOST, port or self.port), timeout, (source, 0))
 
     def _listens(self) -> bool:
+        """On all its ports: they are told when the last one listens."""
         assert self.alive, self.log
-        try:
-            self.connect().close()
-        except OSError:
-            return False
-        return True
+        return "started: " in self.log

@@ -9,12 +9,16 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from proxyservice.errors import FrameError
 from proxyservice.wire.compression import decompress
 from proxyservice.wire.envelope import INFLATED_LIMIT_BYTES, Opcode
+from proxyservice.wire.stream_frames import stream_data_prefix
 from tests.attacks.kit import (
+    NET,
     GoodPair,
+    ProvedNode,
     announcement,
     application_frame,
     bomb,
@@ -25,6 +29,7 @@ from tests.attacks.kit import (
     flood,
     keepalive,
     receive,
+    receive_message,
     register,
 )
 from tests.attacks.running import RunningService, full, scaled
@@ -189,3 +194,27 @@ def test_t16_many_visitors_of_a_node_that_does_not_read_wait_in_the_kernel(tmp_p
         other.relay_one()
         assert service.resident_bytes - before < 4 * MIB
         other.relay_one()
+
+
+@pytest.mark.process
+@pytest.mark.heavy
+def test_t16_stream_data_of_one_byte_costs_its_bytes(tmp_path: Path) -> None:
+    """A million of them, for visitors that read nothing, as far as their windows allow."""
+    visitors, each = scaled(4, 1), scaled(250_000, 40_000)
+    with RunningService(tmp_path) as service, GoodPair(service, 1) as pair:
+        node = ProvedNode(service, Ed25519PrivateKey.generate(), streams=True)
+        with node.connection, ExitStack() as stack:
+            pair.relay_one()
+            before = service.resident_bytes
+            for stream_id in range(1, visitors + 1):
+                visitor = stack.enter_context(socket.socket())
+                visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                visitor.settimeout(10)
+                visitor.connect(("127.0.0.1", node.port))
+                assert receive_message(node.connection).opcode == Opcode.STREAM_OPEN
+                frames = (stream_data_prefix(NET, stream_id, 1) + b"x") * 1000
+                for _ in range(each // 1000):
+                    node.connection.sendall(frames)
+            pair.relay_one()
+            assert service.resident_bytes - before < 8 * MIB
+            assert receive(visitor, each) == b"x" * each, "and each of them arrives"

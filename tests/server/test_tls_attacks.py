@@ -25,8 +25,8 @@ from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID, HEADER_BYTES, encode_frame
 from proxyservice.wire.proof import NO_BINDING, proof_input, sign_proof
-from tests.attacks.kit import proxy_request, sender
-from tests.attacks.running import scaled
+from tests.attacks.kit import GoodPair, ends_unread, keepalive, proxy_request, sender
+from tests.attacks.running import RunningService, full, scaled
 from tests.node.processes import Program, wait_until
 from tests.server.certificates import Authority, expose, serve
 
@@ -262,6 +262,38 @@ def test_t14_tls_peers_that_stop_reading_are_gone_six_seconds_after_a_close(
         kept = idle + 2 * len(stuck)  # the four that took over, and their ports
         assert descriptors(relay) > kept
         wait_until(lambda: descriptors(relay) <= kept, 8.0, "their sockets are closed")
+
+
+@pytest.mark.process
+@pytest.mark.heavy
+def test_t13_over_tls_a_node_that_does_not_read_slows_nobody(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    """A million keepalives over TLS: little is held, closed in 30 s, others undisturbed."""
+    pairs, frames = scaled(100, 4), scaled(1_000_000, 50_000)
+    certificate, key, _ = authority.issue("relay")
+    options = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    listen = ("--listen", f"tls:tcp:{free_port}:interface={HOST}")
+    with (
+        RunningService(tmp_path, *listen, *options, lease_ports=128) as service,
+        ExitStack() as stack,
+    ):
+        others = [stack.enter_context(GoodPair(service, 100 + n)) for n in range(pairs)]
+        peer = stack.enter_context(NonReader(stack, free_port, 1).tls)
+        before = service.resident_bytes
+        said = keepalive(1) * 100
+        sent, total = 0, frames * len(said) // 100
+        peer.settimeout(0.5)
+        with suppress(TimeoutError, ssl.SSLWantWriteError, ConnectionError):
+            while sent < total:
+                sent += peer.send(said)
+        assert sent < total, "it was read without end"
+        assert service.resident_bytes - before < 2 << 20
+        took = sorted(pair.relay_one() for _ in range(10) for pair in others)
+        if full():
+            print(f"p99 of the others {took[len(took) * 99 // 100]:.4f} s")
+            assert took[len(took) * 99 // 100] < 0.1
+            assert ends_unread(peer, 35), "closed in 30 s"
 
 
 # ------------------------------------------------------------------- the first byte of TLS

@@ -1,0 +1,52 @@
+"""The log of refusals: so many lines a second, and how many more there were.
+
+Whoever is refused can come again at once; the log must not be what that fills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.logger import Logger
+
+from proxyservice.server.buckets import Buckets
+
+BURST_SECONDS = 10.0
+"""After a calm time so many seconds' worth of lines are written at once."""
+
+log = Logger()
+
+
+class RefusalLog:
+    """One for a service; `now` is the monotonic clock, in seconds. Lines never have a payload."""
+
+    def __init__(self, lines_per_second: float, now: Callable[[], float]) -> None:
+        self._lines_per_second = lines_per_second
+        self._now = now
+        self._buckets = Buckets()
+        self._untold: dict[str, int] = {}
+
+    def node(self, source: str, reason: str) -> None:
+        """Somebody at this address was refused as a node."""
+        if self._admits("nodes"):
+            log.info("refused {source}: {reason}", source=source, reason=reason)
+
+    def visitor(self, port: int, reason: str) -> None:
+        """A visitor was turned away or closed."""
+        if self._admits("visitors"):
+            log.info("refused a visitor of port {port}: {reason}", port=port, reason=reason)
+
+    def front_end(self, reason: str) -> None:
+        """A connection to a port for a front end had no good header."""
+        if self._admits("front ends"):
+            log.info("refused a front end's connection: {reason}", reason=reason)
+
+    def _admits(self, kind: str) -> bool:
+        rate = self._lines_per_second
+        if self._buckets.take(kind, self._now(), rate, max(1.0, rate * BURST_SECONDS)):
+            self._untold[kind] = self._untold.get(kind, 0) + 1
+            return False
+        untold = self._untold.pop(kind, 0)
+        if untold:
+            log.info("refused {untold} more {kind}, too many to tell", untold=untold, kind=kind)
+        return True
