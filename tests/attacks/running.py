@@ -29,6 +29,12 @@ def scaled(whole: int, reduced: int) -> int:
     return whole if full() else reduced
 
 
+def figure(what: str, value: float, unit: str) -> None:
+    """Print what was measured, for the table in docs/security.md; `pytest -s` shows it."""
+    if full():
+        print(f"\nfigure: {what}: {value:.4g} {unit}")
+
+
 class RunningService:
     """`twistd proxyservice` on a free port; ends with the block, without a traceback in its log."""
 

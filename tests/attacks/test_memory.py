@@ -32,7 +32,7 @@ from tests.attacks.kit import (
     receive_message,
     register,
 )
-from tests.attacks.running import RunningService, full, scaled
+from tests.attacks.running import RunningService, figure, full, scaled
 from tests.leases.harness import store_thread
 from tests.node import joined
 from tests.server.memory import MemoryRelay
@@ -66,7 +66,9 @@ def test_t7_announced_lengths_take_no_memory(tmp_path: Path) -> None:
         for peer, most in [(v, 64 * MIB) for v in visitors] + [(n, 1 << 16) for n in nodes]:
             peer.sendall(announcement(most, b"x" * 100))
         pair.relay_one()
-        assert service.resident_bytes - before < 16 * MIB * count / 1000 + MIB
+        more = service.resident_bytes - before
+        figure("more memory", more / MIB, "MiB")
+        assert more < 16 * MIB * count / 1000 + MIB
 
 
 @pytest.mark.parametrize("algorithm", COMPRESSING)
@@ -79,6 +81,7 @@ def test_t10_a_bomb_of_10_gb_gives_no_more_than_the_limit(algorithm: int) -> Non
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    figure(f"peak of {COMPRESSING[algorithm]}", peak / MIB, "MiB")
     assert peak < 4 * MIB
 
 
@@ -146,8 +149,11 @@ def test_t13_a_node_that_does_not_read_slows_nobody(tmp_path: Path) -> None:
             said = keepalive(1)
             total = frames * len(said)
             assert flood(node, said, total) < total, "it was read without end"
-            assert service.resident_bytes - before < 2 * MIB
+            more = service.resident_bytes - before
+            figure("more memory", more / MIB, "MiB")
+            assert more < 2 * MIB
             took = sorted(pair.relay_one() for _ in range(10) for pair in others)
+            figure("p99 of the others", took[len(took) * 99 // 100] * 1000, "ms")
             assert took[len(took) * 99 // 100] < 0.1
             if full():
                 assert ends_unread(node, 35), "closed in 30 s"
@@ -163,6 +169,8 @@ def test_t16_tiny_frames_cost_their_bytes(tmp_path: Path) -> None:
         before = service.resident_bytes
         total = scaled(1_000_000, 150_000) * len(frame)
         sent = flood(pair.visitor, frame, total)
+        figure("frames until it is not read", sent // len(frame), "")
+        figure("more memory", (service.resident_bytes - before) / MIB, "MiB")
         assert service.resident_bytes - before < 8 * MIB
         expected = memoryview(frame * 1000)
         left = sent // len(frame) * len(frame)
@@ -200,21 +208,31 @@ def test_t16_many_visitors_of_a_node_that_does_not_read_wait_in_the_kernel(tmp_p
 @pytest.mark.heavy
 def test_t16_stream_data_of_one_byte_costs_its_bytes(tmp_path: Path) -> None:
     """A million of them, for visitors that read nothing, as far as their windows allow."""
-    visitors, each = scaled(4, 1), scaled(250_000, 40_000)
+    count, each = scaled(4, 1), scaled(250_000, 40_000)
     with RunningService(tmp_path) as service, GoodPair(service, 1) as pair:
         node = ProvedNode(service, Ed25519PrivateKey.generate(), streams=True)
         with node.connection, ExitStack() as stack:
+            visitors = [stack.enter_context(small_reader(node.port)) for _ in range(count)]
+            for _ in visitors:
+                assert receive_message(node.connection).opcode == Opcode.STREAM_OPEN
             pair.relay_one()
             before = service.resident_bytes
-            for stream_id in range(1, visitors + 1):
-                visitor = stack.enter_context(socket.socket())
-                visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                visitor.settimeout(10)
-                visitor.connect(("127.0.0.1", node.port))
-                assert receive_message(node.connection).opcode == Opcode.STREAM_OPEN
+            for stream_id in range(1, count + 1):
                 frames = (stream_data_prefix(NET, stream_id, 1) + b"x") * 1000
                 for _ in range(each // 1000):
                     node.connection.sendall(frames)
             pair.relay_one()
-            assert service.resident_bytes - before < 8 * MIB
-            assert receive(visitor, each) == b"x" * each, "and each of them arrives"
+            more = service.resident_bytes - before
+            figure("more memory with streams", more / MIB, "MiB")
+            assert more < 8 * MIB
+            for visitor in visitors:
+                assert receive(visitor, each) == b"x" * each, "each of them arrives"
+
+
+def small_reader(port: int) -> socket.socket:
+    """A visitor whose system takes little for it."""
+    visitor = socket.socket()
+    visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    visitor.settimeout(30)
+    visitor.connect(("127.0.0.1", port))
+    return visitor
