@@ -154,8 +154,8 @@ def test_t13_a_node_that_does_not_read_slows_nobody(tmp_path: Path) -> None:
             assert more < 2 * MIB
             took = sorted(pair.relay_one() for _ in range(10) for pair in others)
             figure("p99 of the others", took[len(took) * 99 // 100] * 1000, "ms")
-            assert took[len(took) * 99 // 100] < 0.1
             if full():
+                assert took[len(took) * 99 // 100] < 0.1
                 assert ends_unread(node, 35), "closed in 30 s"
 
 

@@ -25,7 +25,7 @@ from tests.attacks.kit import (
     proxy_request,
     register,
 )
-from tests.attacks.running import RunningService, scaled
+from tests.attacks.running import RunningService, full, scaled
 from tests.leases.harness import store_thread
 from tests.server.memory import MemoryRelay
 
@@ -92,7 +92,7 @@ def test_t11_at_the_cap_the_oldest_go_and_a_good_node_comes_in(tmp_path: Path) -
             assert left <= 400
             begun = time.monotonic()
             register(service, 100 + second)[0].close()
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < (1 if full() else 10)
         assert seconds < 11 or left == 0
 
 

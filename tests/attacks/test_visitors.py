@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.kit import GoodPair
-from tests.attacks.running import RunningService, figure, scaled
+from tests.attacks.running import RunningService, figure, full, scaled
 from tests.node.processes import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.heavy]
@@ -41,6 +41,7 @@ def test_t15_rapid_open_and_reset(tmp_path: Path) -> None:
         took.sort()
         figure("p99 of another node, calm", calm * 1000, "ms")
         figure("p99 of another node, attacked", took[len(took) * 99 // 100] * 1000, "ms")
-        assert took[len(took) * 99 // 100] < max(2 * calm, LEAST_SECONDS)
+        if full():
+            assert took[len(took) * 99 // 100] < max(2 * calm, LEAST_SECONDS)
         attacked.relay_one()
         wait_until(lambda: service.descriptors <= descriptors, what="descriptors at baseline")
