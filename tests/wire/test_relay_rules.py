@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from random import Random
 from unittest.mock import patch
@@ -17,31 +16,11 @@ from proxyservice.wire.framing import encode_frame
 from proxyservice.wire.relay_check import RelayScanner
 from proxyservice.wire.relay_rules import RelayRules, usual_sender, without_payload
 from tests.wire.bodies import NET, SENDER, damaged, odd_body, usual_body, varint
+from tests.wire.relay_plain import expected
 
 BODIES = 30_000
 FRAMES = 20_000
 PAYLOAD = bytes(range(256)) * 40
-
-
-def expected(body: bytes) -> bool:
-    """Whether a visitor may send this body, by protobuf on the whole of it and nothing else."""
-    try:
-        message = pb.Message.FromString(body)
-    except DecodeError:
-        return False
-    if message.opcode in (0, 9, 15) or 32 <= message.opcode <= 63 or message.netID != NET:
-        return False
-    if message.sender.net_key in (b"", b"PORTER_TCP_NETKEY", b"PORTER_UDP_NETKEY"):
-        return False
-    scheme, mark, rest = message.sender.address.partition("://")
-    host, colon, port = rest.rpartition(":")
-    if not mark or not colon or scheme not in ("tcp", "udp", "kcp", "quic"):
-        return False
-    if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-        return False
-    if host.startswith("[") and host.endswith("]"):
-        return bool(re.fullmatch(r"[0-9A-Fa-f:.%\w]+", host[1:-1]))
-    return bool(host) and not re.search(r"[\s/:\[\]]", host)
 
 
 def accepted(body: bytes | memoryview) -> bool:

@@ -16,7 +16,7 @@ from proxyservice.wire.relay_check import READ_BYTES, RelayScanner
 from proxyservice.wire.spare_buffers import KEPT_BUFFERS, KEPT_BYTES, SpareBuffers
 from tests.conftest import VECTORS
 from tests.wire.bodies import NET, SENDER, odd_body, usual_body
-from tests.wire.test_relay_rules import expected
+from tests.wire.relay_plain import expected
 
 LIMIT = 1 << 26
 BAD = [raw for name, entry in VECTORS.items() if name.startswith("bad_") and "udp" not in name

@@ -1,0 +1,244 @@
+"""Two ends of a main connection, in frames: what one sends arrives whole, in order, and ends so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from proxyservice.net.outlet import Outlet
+from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, StreamSwitch
+from proxyservice.streams.multiplexer import Multiplexer, Stream
+from proxyservice.streams.state import State
+from proxyservice.streams.windows import CREDIT_BOUND_BYTES, DEFAULT_WINDOW_BYTES
+from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.envelope import Opcode, decode_message, encode_message, parse_payload
+from proxyservice.wire.framing import (
+    CONTROL_FRAME_BYTES,
+    DEFAULT_NETWORK_ID,
+    FrameDecoder,
+    StreamPiece,
+)
+from tests.fuzz.script import Script
+
+NET = DEFAULT_NETWORK_ID
+SENDER = pb.ID(net_key=b"server", address="tcp://h:1")
+PATTERN = bytes(range(251)) * 2
+TOTAL_BYTES = 6 << 20
+"""Sent for one input at most."""
+
+
+class Line:
+    """What an outlet is to a switch; the bytes wait here until they are delivered."""
+
+    def __init__(self) -> None:
+        self.writable = True
+        self.contended = False
+        self.waiting = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.waiting += data
+
+    def charge(self, source: Any, n_bytes: int) -> None:
+        pass
+
+
+class Local:
+    """The socket's side of one stream: numbers its bytes, and checks those that come."""
+
+    def __init__(self, switch: StreamSwitch, stream: Stream) -> None:
+        self.switch, self.stream = switch, stream
+        self.sent = self.got = self.held = 0
+        self.ended = self.reset = self.has_ended = False
+        stream.local = self
+
+    def send_turn(self) -> None:
+        pass
+
+    def stream_ready(self) -> None:
+        assert self.switch.multiplexer is not None
+
+    def stream_received(self, view: memoryview) -> None:
+        assert not self.ended
+        assert not self.reset
+        for at in range(0, len(view), 251):
+            start = (self.got + at) % 251
+            part = view[at : at + 251]
+            assert part == PATTERN[start : start + len(part)]
+        self.got += len(view)
+        self.held += len(view)
+
+    def stream_ended(self) -> None:
+        assert not self.ended
+        self.ended = True
+
+    def stream_reset(self, code: int, reason: str) -> None:
+        assert not self.reset
+        self.reset = True
+
+
+class End:
+    """One side of the main connection."""
+
+    def __init__(self) -> None:
+        self.line = Line()
+        self.streams: list[Local] = []
+        mux = Multiplexer(DEFAULT_WINDOW_BYTES)
+        self.switch = StreamSwitch(NET, cast("Outlet", self.line), mux, self.opening)
+        self.decoder = FrameDecoder(NET, CONTROL_FRAME_BYTES, LARGEST_PAYLOAD_BYTES)
+
+    def opening(self, stream: Stream) -> bytes:
+        said = pb.StreamOpen(
+            initial_window=stream.receive.size_bytes, server_window=stream.taken_bytes
+        )
+        return encode_message(NET, Opcode.STREAM_OPEN, said, sender=SENDER, request_nonce=stream.id)
+
+    def hear(self, data: bytes) -> None:
+        """What a main connection does with what comes."""
+        for item in self.decoder.feed(data):
+            if isinstance(item, StreamPiece):
+                self.switch.piece(item)
+                continue
+            message = decode_message(item)
+            if message.opcode == Opcode.STREAM_OPEN:
+                self.hear_opening(message)
+            else:
+                self.switch.control(message)
+
+    def hear_opening(self, message: pb.Message) -> None:
+        said = cast("pb.StreamOpen", parse_payload(message))
+        mux = self.switch.multiplexer
+        stream = mux.opened(message.request_nonce, said.initial_window, said.server_window)
+        if stream is not None:
+            self.streams.append(Local(self.switch, stream))
+        self.switch.tell()
+
+
+class Joined:
+    """Both ends, and what the script has happen to them."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.server, self.node = self.ends = End(), End()
+        self.left_bytes = TOTAL_BYTES
+
+    def end(self) -> End:
+        return self.script.choice(self.ends)
+
+    def local(self) -> Local | None:
+        streams = self.end().streams
+        return self.script.choice(streams) if streams else None
+
+    def visitor_comes(self) -> None:
+        stream = self.server.switch.multiplexer.open()
+        if stream is not None:
+            self.server.streams.append(Local(self.server.switch, stream))
+            self.server.switch.tell()
+
+    def send(self) -> None:
+        local, wanted = self.local(), self.script.number() << self.script.number() % 12
+        if local is None or local.has_ended or local.stream.state is State.GONE:
+            return
+        n_bytes = min(local.switch.room(local.stream), wanted, self.left_bytes)
+        if not n_bytes or not local.stream.id:
+            return
+        start = local.sent % 251
+        data = (PATTERN * (n_bytes // 251 + 2))[start : start + n_bytes]
+        local.switch.send(local, local.stream, data)
+        local.sent += n_bytes
+        self.left_bytes -= n_bytes
+
+    def consume(self) -> None:
+        local, most = self.local(), self.script.number() << 12
+        if local is not None:
+            eat(local, min(most, local.held))
+
+    def finish(self) -> None:
+        if (local := self.local()) is not None and not local.has_ended:
+            local.has_ended = True
+            local.switch.end(local.stream)
+
+    def cut(self) -> None:
+        if (local := self.local()) is not None:
+            local.reset = True
+            local.switch.reset(local.stream, pb.RESET_ABORTED)
+
+    def deliver(self) -> None:
+        self.carry(self.end(), self.script.number() << self.script.number() % 12)
+
+    def carry(self, end: End, n_bytes: int) -> None:
+        other = self.node if end is self.server else self.server
+        data = bytes(end.line.waiting[:n_bytes])
+        del end.line.waiting[:n_bytes]
+        other.hear(data)
+
+    def fill_or_drain(self) -> None:
+        end, state = self.end(), self.script.number()
+        end.line.writable, end.line.contended = bool(state & 1), bool(state & 2)
+        end.switch.tell()
+
+    def be_short_of_memory(self) -> None:
+        self.end().switch.multiplexer.let_windows_grow(bool(self.script.number() & 1))
+
+    def check_bounds(self) -> None:
+        for end in self.ends:
+            assert 0 <= end.switch.multiplexer.granted_bytes <= CREDIT_BOUND_BYTES
+            assert sum(local.held for local in end.streams) <= CREDIT_BOUND_BYTES
+
+    def settle(self) -> None:
+        """Nothing stands in the way any more: all that was said arrives and is consumed."""
+        for end in self.ends:
+            end.line.writable = True
+            end.switch.tell()
+        while any(end.line.waiting for end in self.ends):
+            for end in self.ends:
+                self.carry(end, len(end.line.waiting))
+            for local in [*self.server.streams, *self.node.streams]:
+                eat(local, local.held)
+
+    def check_nothing_is_lost(self) -> None:
+        here, there = self.server.streams, self.node.streams
+        announced = [local for local in here if local.stream.id]
+        announced.sort(key=lambda local: local.stream.id)
+        assert [local.stream.id for local in announced] == [local.stream.id for local in there]
+        for one, other in zip(announced, there, strict=True):
+            assert (one.stream.state is State.GONE) == (other.stream.state is State.GONE)
+            for source, target in ((one, other), (other, one)):
+                assert target.got <= source.sent
+                if not one.reset and not other.reset:
+                    assert target.got == source.sent
+                    assert target.ended == source.has_ended
+                    assert source.has_ended or source.stream.send.credit_bytes > 0
+        live = sum(local.stream.state is not State.GONE for local in announced)
+        assert len(self.server.switch.multiplexer) == len(self.node.switch.multiplexer) == live
+
+
+def eat(local: Local, n_bytes: int) -> None:
+    """Bytes leave for the socket, or are thrown away where the stream is gone."""
+    local.held -= n_bytes
+    local.switch.consumed(local.stream, n_bytes)
+
+
+ACTS: tuple[Callable[[Joined], None], ...] = (
+    *(Joined.visitor_comes, Joined.send, Joined.consume, Joined.finish, Joined.cut),
+    *(Joined.deliver, Joined.fill_or_drain, Joined.be_short_of_memory),
+)
+
+
+def check(data: bytes) -> None:
+    script = Script(data)
+    joined = Joined(script)
+    while script:
+        script.choice(ACTS)(joined)
+        joined.check_bounds()
+    joined.settle()
+    joined.check_nothing_is_lost()
+
+
+def seeds() -> Iterator[bytes]:
+    come, deliver, answer = b"\0", b"\5\0\xff\13", b"\5\1\xff\13"
+    send, reply = b"\1\0\0\xff\13", b"\1\1\0\xff\13"
+    eat_here, eat_there = b"\2\0\0\xff", b"\2\1\0\xff"
+    yield come + deliver + send + deliver + eat_there + answer + b"\3\0\0" + deliver + b"\3\1\0"
+    yield come * 3 + deliver + (reply + answer + eat_here + deliver) * 4
+    yield come + deliver + reply + b"\4\0\0" + send + answer + deliver
+    yield b"\6\0\0" + come * 2 + b"\4\0\1" + b"\6\0\3" + b"\7\0\0" + deliver + b"\5\1\3\0" + reply
