@@ -75,6 +75,7 @@ class Multiplexer:
         self._streams_limit = streams_limit
         self._streams: dict[int, Stream] = {}
         self._unannounced: set[Stream] = set()
+        self._untold: dict[int, Stream] = {}  # gone, and the peer has yet to hear so
         self._last_id = 0
         self._due: dict[Stream, int] = {}
         self._granted = CreditBudget()
@@ -116,10 +117,14 @@ class Multiplexer:
         """The peer has begun a stream: it grants ``credit_bytes`` and takes ``window_bytes``.
 
         None when there is no room for it, which the peer is told. Raises
-        StreamError for an id that is not the next and for windows that cannot be.
+        StreamError for an id that is not the next, for windows that cannot be,
+        and where as many streams have gone as may be open and the peer has not
+        heard of it: to a peer within its limit these are still open.
         """
         if stream_id != self._last_id + 1:
             raise StreamError(f"stream {stream_id} opened after {self._last_id}")
+        if len(self._untold) > self._streams_limit:
+            raise StreamError(f"stream {stream_id} opened, and the ends of others not heard")
         if not 0 < window_bytes <= DEFAULT_WINDOW_BYTES:
             raise StreamError(f"stream {stream_id} takes a window of {window_bytes} bytes")
         send = SendWindow(0)
@@ -164,8 +169,12 @@ class Multiplexer:
         return self._hear(stream_id, Event.END)
 
     def was_reset(self, stream_id: int) -> Stream | None:
-        """The peer has given the stream up; it is never answered."""
-        return self._hear(stream_id, Event.RESET)
+        """The peer has given the stream up; it is never answered, nor told anything more."""
+        stream = self._hear(stream_id, Event.RESET)
+        untold = self._untold.pop(stream_id, None)
+        if untold is not None:
+            del self._due[untold]
+        return stream
 
     def _hear(self, stream_id: int, event: Event) -> Stream | None:
         stream = self._streams.get(stream_id)
@@ -223,6 +232,14 @@ class Multiplexer:
             self._unannounced.discard(stream)
             stream.receive.close()
             self._taken.granted_bytes -= stream.taken_bytes
+            self._keep_untold(stream)
+
+    def _keep_untold(self, stream: Stream) -> None:
+        """Of a stream that is gone only its end is still due."""
+        what = self._due.pop(stream, 0) & (_END | _RESET)
+        if what:
+            self._due[stream] = what
+            self._untold[stream.id] = stream
 
     # ------------------------------------------------------------- what is due
 
@@ -243,7 +260,7 @@ class Multiplexer:
         if what & _OPENING:
             self._unannounced.remove(stream)
             self._number(stream)
-        wants_credit = what & _CREDIT and stream.state is not State.GONE
-        credit_bytes = stream.receive.take_credit() if wants_credit else 0
+        self._untold.pop(stream.id, None)
+        credit_bytes = stream.receive.take_credit() if what & _CREDIT else 0
         opening, end, reset = (bool(what & bit) for bit in (_OPENING, _END, _RESET))
         return Due(stream, opening, credit_bytes, end, reset)

@@ -142,6 +142,46 @@ def test_a_node_refuses_streams_beyond_its_memory() -> None:
     assert mux.granted_bytes <= CREDIT_BOUND_BYTES
 
 
+def test_a_peer_that_opens_and_never_reads_is_given_up() -> None:
+    """What is due to it stays bounded: an end for each stream that may be open, and one more."""
+    mux = Multiplexer(WINDOW, streams_limit := 3)
+    for stream_id in range(1, streams_limit + 1):
+        assert mux.opened(stream_id, WINDOW, WINDOW) is not None
+    for stream_id in range(4, 4 + streams_limit + 1):
+        assert mux.opened(stream_id, WINDOW, WINDOW) is None
+    with pytest.raises(StreamError, match="not heard"):
+        mux.opened(stream_id + 1, WINDOW, WINDOW)
+    assert len(told(mux)) == streams_limit + 1
+
+
+def test_openings_and_resets_in_turn_leave_nothing_due() -> None:
+    """A visitor comes and goes, again and again, while nothing can be told: not one byte waits."""
+    mux = Multiplexer(WINDOW)
+    for stream_id in range(1, 5000):
+        stream = mux.opened(stream_id, WINDOW, WINDOW)
+        assert stream is not None
+        mux.received(stream_id, WINDOW)
+        mux.consumed(stream, WINDOW)
+        match stream_id % 3:
+            case 0:
+                mux.end(stream)
+            case 1:
+                mux.reset(stream, pb.RESET_UNWANTED)
+        assert mux.owes
+        mux.was_reset(stream_id)
+        assert not mux.owes
+
+
+def test_an_end_that_was_not_told_yet_is_told_after_the_peers() -> None:
+    mux = Multiplexer(WINDOW)
+    stream = mux.opened(1, WINDOW, WINDOW)
+    assert stream is not None
+    mux.end(stream)
+    mux.ended(1)
+    assert stream.state is State.GONE
+    assert told(mux) == [("end", 1, 0)]
+
+
 def test_256_unread_streams_stay_within_the_bound() -> None:
     mux, streams = server_with(256)
     for stream in streams:
