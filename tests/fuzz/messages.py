@@ -108,6 +108,7 @@ def check_message(message: pb.Message) -> None:
     )
     again = decode_message(frame_of(raw[10:], 0, 1))
     again.MessageID, again.need_ack = message.MessageID, message.need_ack
+    again.DiscardUnknownFields()
     message.DiscardUnknownFields()
     message.sender.SetInParent()
     message.netID = NET

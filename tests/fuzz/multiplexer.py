@@ -122,6 +122,7 @@ class Side:
     def check_bounds(self) -> None:
         assert 0 <= self.mux.granted_bytes <= CREDIT_BOUND_BYTES
         assert len(self.mux) <= self.limit
+        assert len(self.mux._due) <= 2 * self.limit + 1, "what is due to a peer has a bound"
 
     def check_sums(self) -> None:
         """The count of all is the sum of each, and each is a count."""

@@ -189,11 +189,13 @@ class Joined:
         for end in self.ends:
             end.line.writable = True
             end.switch.tell()
-        while any(end.line.waiting for end in self.ends):
+        waiting = True
+        while waiting:
             for end in self.ends:
+                for local in end.streams:
+                    eat(local, local.held)
                 self.carry(end, len(end.line.waiting))
-            for local in [*self.server.streams, *self.node.streams]:
-                eat(local, local.held)
+            waiting = any(end.line.waiting or any(s.held for s in end.streams) for end in self.ends)
 
     def check_nothing_is_lost(self) -> None:
         here, there = self.server.streams, self.node.streams
