@@ -6,6 +6,7 @@ branches are counted.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib import import_module
 
@@ -16,7 +17,9 @@ def main(target: str, flags: list[str]) -> None:
     """Fuzz until a flag of libFuzzer's says so; it ends the process."""
     with atheris.instrument_imports(include=["proxyservice"]):
         module = import_module(f"tests.fuzz.{target}")
-    atheris.Setup([target, *flags], module.check)
+    # libFuzzer starts itself anew to merge, by what it takes for its name.
+    name = shlex.join([sys.executable, "-m", __spec__.name, target])
+    atheris.Setup([name, *flags], module.check)
     atheris.Fuzz()
 
 
