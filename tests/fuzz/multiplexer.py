@@ -173,5 +173,6 @@ def seeds() -> Iterator[bytes]:
     data, eat = b"\2\1\4", b"\7\0\4"
     yield b"\2\2" + b"\0" * 3 + tell + (data + eat + tell) * 8 + b"\10\0" + tell + b"\4\1"
     yield b"\2\2" + b"\1\0\0\0" * 3 + (data + eat + tell) * 3 + b"\5\1" + b"\11\1" + tell
+    yield b"\0\2" + b"\1\0\4\4" * 8
     yield b"\1\1" + b"\1\0\4\4" * 6 + tell + b"\6\0\4" + b"\3\1\4"
     yield b"\1\1" + b"\0" * 6 + tell + b"\13\1" + b"\2\1\10" + b"\7\0\4" + b"\4\1" + data

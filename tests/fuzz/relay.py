@@ -109,13 +109,10 @@ def seeds() -> Iterator[bytes]:
         yield b"\0\2\5\x40\xff" + frame * 2
         yield b"\3\0\xff" + frame
     net_id = pb.Message(netID=NET).SerializeToString()
-    for ending in (
-        b"\x38\1",
-        b"\x20\1\x28\2\x30\1\x38\xe8\7",
-        b"\x38\x09",
-        b"\x1a\x40" + bytes(64),
-    ):
+    endings = (b"\x38\1", b"\x20\1\x28\2\x30\1\x38\xe8\7", b"\x38\x09", b"\x1a\x40" + bytes(64))
+    for ending in endings:
         tail = ending + net_id
         record = bytes((7, 3)) + b"pay" + bytes((len(tail),)) + tail
         again = bytes((1, 2, 1, 0x61))
         yield b"\0\1\7" + record * 2 + again + bytes((3, 8)) + again + record
+        yield b"\0\0" + record + bytes((4, 0, len(tail) + 2)) + b"\x12\0" + tail

@@ -1,0 +1,155 @@
+"""The committed corpus without the fuzzer: nothing in it does harm, and it finds what is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxyservice.streams import multiplexer, windows
+from proxyservice.streams.state import Act
+from proxyservice.wire import envelope, framing, lzw, proof, relay_check, relay_rules, stream_frames
+from tests.fuzz import TARGETS
+
+CORPUS = Path(__file__).with_name("corpus")
+LARGEST_BYTES = 500_000
+"""Of all files together: what is committed stays a moment's work to fetch and to run."""
+
+
+def inputs(target: str) -> list[bytes]:
+    files = sorted((CORPUS / target).iterdir())
+    return [*import_module(f"tests.fuzz.{target}").seeds(), *(file.read_bytes() for file in files)]
+
+
+def run(target: str) -> None:
+    check: Callable[[bytes], None] = import_module(f"tests.fuzz.{target}").check
+    for data in inputs(target):
+        try:
+            check(data)
+        except Exception as error:
+            raise AssertionError(f"{target} fails with {data.hex()}") from error
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_corpus_finds_nothing(target: str) -> None:
+    run(target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("data", [b"", b"\0", b"\xff" * 40, bytes(range(256))])
+def test_any_input_is_one(target: str, data: bytes) -> None:
+    import_module(f"tests.fuzz.{target}").check(data)
+
+
+def test_the_corpus_is_small() -> None:
+    assert {folder.name for folder in CORPUS.iterdir()} == set(TARGETS)
+    sizes = [file.stat().st_size for file in CORPUS.rglob("*") if file.is_file()]
+    assert sum(sizes) < LARGEST_BYTES
+
+
+# ------------------------------------------------------- what is broken on purpose is found
+
+Patch = pytest.MonkeyPatch
+
+
+def frames_lose_what_follows_a_tail(patch: Patch) -> None:
+    patch.setattr(framing.FrameDecoder, "_grow_tail", lambda self, view: -1)
+
+
+def frames_forget_the_limit(patch: Patch) -> None:
+    patch.setattr(framing.FrameDecoder, "allow_streams", _unlimited)
+
+
+def _unlimited(self: Any, max_payload_bytes: int) -> None:
+    self._max_payload_bytes, self._max_any_bytes = max_payload_bytes, 1 << 32
+
+
+def messages_are_not_caught(patch: Patch) -> None:
+    patch.setattr(envelope, "DecodeError", ZeroDivisionError)
+
+
+def messages_are_not_verified(patch: Patch) -> None:
+    patch.setattr(envelope, "verify", lambda *parts: True)
+
+
+def credit_is_counted_twice(patch: Patch) -> None:
+    patch.setattr(windows.CreditBudget, "resize", lambda self, n_bytes: None)
+
+
+def gone_streams_keep_their_window(patch: Patch) -> None:
+    patch.setattr(windows.ReceiveWindow, "close", lambda self: None)
+
+
+def resets_pile_up(patch: Patch) -> None:
+    patch.setattr(multiplexer.Multiplexer, "_keep_untold", lambda self, stream: None)
+
+
+def ends_are_dropped(patch: Patch) -> None:
+    table = [[list(entry) for entry in row] for row in multiplexer.TABLE]
+    table[0][multiplexer.Event.END][1] = Act.DROP
+    patch.setattr(multiplexer, "TABLE", table)
+
+
+def lengths_are_cut_off(patch: Patch) -> None:
+    varint = stream_frames._varint
+    patch.setattr(stream_frames, "_varint", lambda value: varint(value & 0x3FFF))
+
+
+def widths_grow_early(patch: Patch) -> None:
+    patch.setattr(lzw, "_EOF", 258)
+
+
+def the_bound_is_forgotten(patch: Patch) -> None:
+    decode = lzw.decode
+    patch.setattr(lzw, "decode", lambda data, limit_bytes: decode(data, 1 << 30))
+
+
+def keys_of_small_order_prove(patch: Patch) -> None:
+    patch.setattr(proof, "_SMALL_ORDER", frozenset())
+
+
+def bodies_are_not_signed(patch: Patch) -> None:
+    patch.setattr(proof, "sha256", lambda body: sha256())
+
+
+def the_short_way_allows_any_opcode(patch: Patch) -> None:
+    relay_rules.common_ending.cache_clear()
+    patch.setattr(relay_check, "common_ending", relay_rules.common_ending.__wrapped__)
+    patch.setattr(relay_rules, "FORBIDDEN_OPCODES", frozenset((0,)))
+
+
+def a_sender_of_one_is_good_for_all(patch: Patch) -> None:
+    patch.setattr(relay_check, "usual_sender", lambda body: b"\x12\0")
+
+
+MUTANTS = [
+    ("frames", frames_lose_what_follows_a_tail),
+    ("frames", frames_forget_the_limit),
+    ("messages", messages_are_not_caught),
+    ("messages", messages_are_not_verified),
+    ("multiplexer", credit_is_counted_twice),
+    ("multiplexer", gone_streams_keep_their_window),
+    ("multiplexer", resets_pile_up),
+    ("streams", ends_are_dropped),
+    ("streams", lengths_are_cut_off),
+    ("lzw", widths_grow_early),
+    ("lzw", the_bound_is_forgotten),
+    ("proof", keys_of_small_order_prove),
+    ("proof", bodies_are_not_signed),
+    ("relay", the_short_way_allows_any_opcode),
+    ("relay", a_sender_of_one_is_good_for_all),
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "mutant"), MUTANTS, ids=lambda part: getattr(part, "__name__", part)
+)
+def test_what_is_broken_is_found(target: str, mutant: Callable[[Patch], None]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        mutant(patch)
+        with pytest.raises(AssertionError, match=f"{target} fails with"):
+            run(target)
