@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from random import Random
 
 import pytest
@@ -313,3 +314,20 @@ def test_unknown_algorithms_are_refused(algorithm: int) -> None:
 )
 def test_compressed_bodies_start_as_they_must(algorithm: int, start: str, good: bool) -> None:
     assert relays(bytes.fromhex(start), algorithm) is good
+
+
+def test_what_is_remembered_of_a_sender_is_short() -> None:
+    """A visitor that sent one frame with a sender of a megabyte, and stays, costs no megabyte."""
+    sender = pb.ID(net_key=bytes(1 << 20), address="tcp://127.0.0.1:1")
+    frame = encode_frame(NET, pb.Message(sender=sender, opcode=1000, netID=NET).SerializeToString())
+    spare = SpareBuffers()
+    scanners = [RelayScanner(NET, LIMIT, spare=spare) for _ in range(9)]
+    assert b"".join(map(bytes, scanners[0].feed(frame))) == frame  # the buffers are made
+    tracemalloc.start()
+    try:
+        for scanner in scanners[1:]:
+            assert sum(map(len, scanner.feed(frame))) == len(frame)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 1 << 20
