@@ -14,6 +14,7 @@ from proxyservice.errors import FrameError
 from proxyservice.net.eager import HEADROOM_BYTES, RECEIVE_BUFFER
 from proxyservice.net.outlet import Outlet, Source
 from proxyservice.streams.multiplexer import Due, Multiplexer, Stream
+from proxyservice.streams.state import State
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, parse_payload
 from proxyservice.wire.framing import StreamPiece
@@ -72,10 +73,13 @@ class StreamSwitch:
 
     def _data(self, stream_id: int, payload: memoryview) -> None:
         stream = self.multiplexer.received(stream_id, len(payload))
-        if stream is not None:
-            stream.local.stream_received(payload)
-        elif self.multiplexer.owes:
+        if stream is None:
+            return
+        if stream.state is State.GONE:
+            stream.local.stream_reset(stream.reset_code, stream.reset_reason)
             self.tell()
+        else:
+            stream.local.stream_received(payload)
 
     def control(self, message: pb.Message) -> None:
         """Act on a frame of opcode 41 to 44. Raises PeerError."""

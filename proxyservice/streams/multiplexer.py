@@ -145,7 +145,10 @@ class Multiplexer:
     # ------------------------------------------------- what the peer says
 
     def received(self, stream_id: int, n_bytes: int) -> Stream | None:
-        """Data came; the stream to hand it to, or None. Raises StreamError beyond credit."""
+        """Data came; the stream to hand it to, or None. Raises StreamError beyond credit.
+
+        A stream that is gone now had its end before: its local end is to hear so.
+        """
         stream = self._streams.get(stream_id)
         if stream is None:
             self._drop(stream_id)
@@ -153,9 +156,9 @@ class Multiplexer:
         act = TABLE[stream.state][Event.DATA][1]
         if act is Act.PASS:
             stream.receive.received(n_bytes)
-            return stream
-        self.reset(stream, pb.RESET_ENDED, "data after its end")
-        return None
+        else:
+            self.reset(stream, pb.RESET_ENDED, "data after its end")
+        return stream
 
     def granted(self, stream_id: int, n_bytes: int) -> Stream | None:
         """Credit came; the stream that may send again, or None."""

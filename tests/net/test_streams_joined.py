@@ -405,6 +405,20 @@ def test_data_after_the_end_is_answered_with_a_reset_and_the_connection_stays(
     assert node.lost is None
 
 
+def test_a_visitor_whose_node_speaks_after_its_end_is_cut_before_it_says_more(
+    served: tuple[MemoryRelay, RawNode, Visitor],
+) -> None:
+    relay, node, visitor = served
+    node.stream_say(Opcode.STREAM_END, 1)
+    visitor.transport.write(b"one thing still")
+    node.stream_data(1, b"no, it was not")
+    visitor.transport.write(b"and another")
+    relay.pump()
+    assert isinstance(visitor.lost, ConnectionLost)
+    assert visitor.got == b""
+    assert node.lost is None
+
+
 def test_frames_of_a_stream_that_is_gone_are_nothing(
     served: tuple[MemoryRelay, RawNode, Visitor],
 ) -> None:

@@ -113,7 +113,9 @@ def test_frames_of_streams_that_have_ended_are_dropped_and_counted() -> None:
 def test_data_after_the_end_is_answered_with_a_reset_once() -> None:
     mux, (stream,) = server_with(1)
     assert mux.ended(1) is stream
-    assert mux.received(1, 5) is None
+    assert mux.received(1, 5) is stream
+    assert stream.state is State.GONE
+    assert stream.receive.held_bytes == 0
     assert told(mux) == [("reset", 1, pb.RESET_ENDED)]
     assert mux.received(1, 5) is None
     assert told(mux) == []
