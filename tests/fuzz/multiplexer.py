@@ -67,9 +67,11 @@ class Side:
         stream = next((s for s in self.streams if s.id == stream_id), None)
         n_bytes = self.amount(stream.receive.unused_bytes if stream else 0)
         held = stream.receive.held_bytes if stream else 0
-        if self.mux.received(stream_id, n_bytes) is not None:
-            assert stream is not None
-            assert stream.receive.held_bytes == held + n_bytes
+        told = self.mux.received(stream_id, n_bytes)
+        assert told in (None, stream)
+        if told is not None:
+            grown = 0 if told.state is State.GONE else n_bytes
+            assert told.receive.held_bytes == held + grown
 
     def credit(self) -> None:
         self.mux.granted(self.stream_id(), self.amount(DEFAULT_WINDOW_BYTES))

@@ -10,7 +10,7 @@ import shlex
 import sys
 from importlib import import_module
 
-import atheris
+import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
 
 def main(target: str, flags: list[str]) -> None:

@@ -1,12 +1,17 @@
-"""Two ends of a main connection, in frames: what one sends arrives whole, in order, and ends so."""
+"""Two ends of a main connection, in frames: what one sends arrives whole, in order, and ends so.
+
+Once a frame was forged nothing need arrive any more, but still nothing may
+escape but declared errors, and a local end is told before it says too much.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from proxyservice.errors import PeerError
 from proxyservice.net.outlet import Outlet
-from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, StreamSwitch
+from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
 from proxyservice.streams.multiplexer import Multiplexer, Stream
 from proxyservice.streams.state import State
 from proxyservice.streams.windows import CREDIT_BOUND_BYTES, DEFAULT_WINDOW_BYTES
@@ -18,11 +23,16 @@ from proxyservice.wire.framing import (
     FrameDecoder,
     StreamPiece,
 )
+from proxyservice.wire.stream_frames import stream_control_frame
 from tests.fuzz.script import Script
 
 NET = DEFAULT_NETWORK_ID
+OPCODES = (
+    *(Opcode.STREAM_DATA, Opcode.STREAM_WINDOW, Opcode.STREAM_END),
+    *(Opcode.STREAM_RESET, Opcode.STREAM_OPEN),
+)
 SENDER = pb.ID(net_key=b"server", address="tcp://h:1")
-PATTERN = bytes(range(251)) * 2
+PATTERN = bytes(range(251))
 TOTAL_BYTES = 6 << 20
 """Sent for one input at most."""
 
@@ -43,11 +53,12 @@ class Line:
 
 
 class Local:
-    """The socket's side of one stream: numbers its bytes, and checks those that come."""
+    """The socket's side of one stream; it knows of the stream only what it is told."""
 
     def __init__(self, switch: StreamSwitch, stream: Stream) -> None:
         self.switch, self.stream = switch, stream
-        self.sent = self.got = self.held = 0
+        self.said, self.heard = bytearray(), bytearray()
+        self.held = 0
         self.ended = self.reset = self.has_ended = False
         stream.local = self
 
@@ -55,16 +66,12 @@ class Local:
         pass
 
     def stream_ready(self) -> None:
-        assert self.switch.multiplexer is not None
+        assert not self.reset
 
     def stream_received(self, view: memoryview) -> None:
         assert not self.ended
         assert not self.reset
-        for at in range(0, len(view), 251):
-            start = (self.got + at) % 251
-            part = view[at : at + 251]
-            assert part == PATTERN[start : start + len(part)]
-        self.got += len(view)
+        self.heard += view
         self.held += len(view)
 
     def stream_ended(self) -> None:
@@ -79,7 +86,8 @@ class Local:
 class End:
     """One side of the main connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_node: bool) -> None:
+        self.is_node = is_node
         self.line = Line()
         self.streams: list[Local] = []
         mux = Multiplexer(DEFAULT_WINDOW_BYTES)
@@ -99,10 +107,10 @@ class End:
                 self.switch.piece(item)
                 continue
             message = decode_message(item)
-            if message.opcode == Opcode.STREAM_OPEN:
-                self.hear_opening(message)
-            else:
+            if message.opcode in STREAM_OPCODES:
                 self.switch.control(message)
+            elif message.opcode == Opcode.STREAM_OPEN and self.is_node:
+                self.hear_opening(message)
 
     def hear_opening(self, message: pb.Message) -> None:
         said = cast("pb.StreamOpen", parse_payload(message))
@@ -118,8 +126,9 @@ class Joined:
 
     def __init__(self, script: Script) -> None:
         self.script = script
-        self.server, self.node = self.ends = End(), End()
+        self.server, self.node = self.ends = End(is_node=False), End(is_node=True)
         self.left_bytes = TOTAL_BYTES
+        self.forged = False
 
     def end(self) -> End:
         return self.script.choice(self.ends)
@@ -136,16 +145,16 @@ class Joined:
 
     def send(self) -> None:
         local, wanted = self.local(), self.script.number() << self.script.number() % 12
-        if local is None or local.has_ended or local.stream.state is State.GONE:
+        if local is None or local.has_ended or local.reset:
             return
         n_bytes = min(local.switch.room(local.stream), wanted, self.left_bytes)
-        if not n_bytes or not local.stream.id:
-            return
-        start = local.sent % 251
-        data = (PATTERN * (n_bytes // 251 + 2))[start : start + n_bytes]
-        local.switch.send(local, local.stream, data)
-        local.sent += n_bytes
-        self.left_bytes -= n_bytes
+        if n_bytes:
+            assert local.stream.id, "it was announced before"
+            start = self.left_bytes % 251
+            data = (PATTERN * (n_bytes // 251 + 2))[start : start + n_bytes]
+            local.switch.send(local, local.stream, data)
+            local.said += data
+            self.left_bytes -= n_bytes
 
     def consume(self) -> None:
         local, most = self.local(), self.script.number() << 12
@@ -170,6 +179,14 @@ class Joined:
         data = bytes(end.line.waiting[:n_bytes])
         del end.line.waiting[:n_bytes]
         other.hear(data)
+
+    def forge(self) -> None:
+        """A frame that this end never meant to send."""
+        end, opcode, stream_id = self.end(), self.script.choice(OPCODES), self.script.number() % 8
+        payload = self.script.take(self.script.number() % 16)
+        frame = stream_control_frame(NET, opcode, stream_id, payload)
+        end.line.waiting += frame
+        self.forged = True
 
     def fill_or_drain(self) -> None:
         end, state = self.end(), self.script.number()
@@ -197,6 +214,16 @@ class Joined:
                 self.carry(end, len(end.line.waiting))
             waiting = any(end.line.waiting or any(s.held for s in end.streams) for end in self.ends)
 
+    def lose(self) -> None:
+        """The main connection is gone, and with it every stream."""
+        for end in self.ends:
+            end.switch.lost("lost")
+            assert len(end.switch.multiplexer) == 0
+            for local in end.streams:
+                assert local.reset or (local.ended and local.has_ended)
+                eat(local, local.held)
+            assert end.switch.multiplexer.granted_bytes == 0
+
     def check_nothing_is_lost(self) -> None:
         here, there = self.server.streams, self.node.streams
         announced = [local for local in here if local.stream.id]
@@ -205,9 +232,9 @@ class Joined:
         for one, other in zip(announced, there, strict=True):
             assert (one.stream.state is State.GONE) == (other.stream.state is State.GONE)
             for source, target in ((one, other), (other, one)):
-                assert target.got <= source.sent
+                assert source.said.startswith(target.heard)
                 if not one.reset and not other.reset:
-                    assert target.got == source.sent
+                    assert target.heard == source.said
                     assert target.ended == source.has_ended
                     assert source.has_ended or source.stream.send.credit_bytes > 0
         live = sum(local.stream.state is not State.GONE for local in announced)
@@ -222,18 +249,24 @@ def eat(local: Local, n_bytes: int) -> None:
 
 ACTS: tuple[Callable[[Joined], None], ...] = (
     *(Joined.visitor_comes, Joined.send, Joined.consume, Joined.finish, Joined.cut),
-    *(Joined.deliver, Joined.fill_or_drain, Joined.be_short_of_memory),
+    *(Joined.deliver, Joined.fill_or_drain, Joined.be_short_of_memory, Joined.forge),
 )
 
 
 def check(data: bytes) -> None:
     script = Script(data)
     joined = Joined(script)
-    while script:
-        script.choice(ACTS)(joined)
-        joined.check_bounds()
-    joined.settle()
-    joined.check_nothing_is_lost()
+    try:
+        while script:
+            script.choice(ACTS)(joined)
+            joined.check_bounds()
+        joined.settle()
+    except PeerError:
+        assert joined.forged
+    if joined.forged:
+        joined.lose()
+    else:
+        joined.check_nothing_is_lost()
 
 
 def seeds() -> Iterator[bytes]:
@@ -244,3 +277,6 @@ def seeds() -> Iterator[bytes]:
     yield come * 3 + deliver + (reply + answer + eat_here + deliver) * 4
     yield come + deliver + reply + b"\4\0\0" + send + answer + deliver
     yield b"\6\0\0" + come * 2 + b"\4\0\1" + b"\6\0\3" + b"\7\0\0" + deliver + b"\5\1\3\0" + reply
+    forged_end, forged_data = b"\x08\1\2\1\0", b"\x08\1\0\1\1x"
+    yield come + deliver + forged_end + forged_data + answer + send + deliver
+    yield come + deliver + b"\x08\1\1\1\2\x08\1" + answer + b"\x08\0\4\2\0" + deliver

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from proxyservice.net import stream_switch
 from proxyservice.streams import multiplexer, windows
-from proxyservice.streams.state import Act
+from proxyservice.streams.state import TABLE, Act, Event, State
 from proxyservice.wire import envelope, framing, lzw, proof, relay_check, relay_rules, stream_frames
 from tests.fuzz import TARGETS
 
@@ -89,9 +91,13 @@ def resets_pile_up(patch: Patch) -> None:
 
 
 def ends_are_dropped(patch: Patch) -> None:
-    table = [[list(entry) for entry in row] for row in multiplexer.TABLE]
-    table[0][multiplexer.Event.END][1] = Act.DROP
+    table = [[list(entry) for entry in row] for row in TABLE]
+    table[State.OPEN][Event.END][1] = Act.DROP
     patch.setattr(multiplexer, "TABLE", table)
+
+
+def local_ends_are_not_told(patch: Patch) -> None:
+    patch.setattr(stream_switch, "State", SimpleNamespace(GONE=None))
 
 
 def lengths_are_cut_off(patch: Patch) -> None:
@@ -135,6 +141,7 @@ MUTANTS = [
     ("multiplexer", gone_streams_keep_their_window),
     ("multiplexer", resets_pile_up),
     ("streams", ends_are_dropped),
+    ("streams", local_ends_are_not_told),
     ("streams", lengths_are_cut_off),
     ("lzw", widths_grow_early),
     ("lzw", the_bound_is_forgotten),
