@@ -18,7 +18,8 @@ from proxyservice.server.settings import ServiceSettings
 
 V = TypeVar("V")
 
-_source_of = lru_cache(maxsize=4096)(counted_source)  # the same few come again and again
+_remembered = lru_cache(maxsize=4096)  # the same few come again and again
+_source_of = _remembered(counted_source)
 
 
 class VisitorGate:
@@ -26,6 +27,7 @@ class VisitorGate:
 
     def __init__(self, settings: ServiceSettings, memory: Memory, now: Callable[[], float]) -> None:
         self._settings = settings
+        self._trusts = _remembered(settings.trusts)
         self._memory = memory
         self._now = now
         self._open_of: dict[str, int] = {}
@@ -51,7 +53,7 @@ class VisitorGate:
         if open_visitors >= self.most(rules):
             return "too many visitors"
         now = self._now()
-        if not self._settings.trusts(host):
+        if not self._trusts(host):
             source = _source_of(host)
             if self._open_of.get(source, 0) >= limits.visitors_per_source:
                 return "too many visitors from its address"

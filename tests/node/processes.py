@@ -125,9 +125,10 @@ class Relay(Program):
     def via(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def connect(self, port: int = 0) -> socket.socket:
+    def connect(self, port: int = 0, *, source: str = "") -> socket.socket:
         """A connection to the main port, or to another; what is said leaves at once."""
-        connection = socket.create_connection(("127.0.0.1", port or self.port), timeout=20)
+        there = ("127.0.0.1", port or self.port)
+        connection = socket.create_connection(there, timeout=20, source_address=(source, 0))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
