@@ -34,9 +34,9 @@ def test_t4_re_registrations_leave_two_sessions_and_no_memory(tmp_path: Path) ->
                 what = "the holder, the one that waits, and a port"
                 wait_until(lambda: service.descriptors <= idle + 3, what=what)
                 other.relay_one()
-            if turn == rounds // 10:
+            if turn == rounds // 2:  # by then Python has the memory that it moves things in
                 before = service.resident_bytes
         wait_until(lambda: service.descriptors <= idle, what="nobody is left")
         more = service.resident_bytes - before
-        figure("more memory", more / MIB, "MiB")
+        figure("more memory in the second half", more / MIB, "MiB")
         assert more < 4 * MIB
