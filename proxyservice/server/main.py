@@ -1,16 +1,14 @@
 """Main connections: what a node says to the service, and what it hears.
 
-A `MainConnection` turns bytes into frames, frames into methods by a table, and
-decides when the connection ends. Rules of frames are in `wire`, rules of
-leases in `leases`, what is held in `node_leases.py`; here they meet one node's
-transport. A connection whose first frame is Hello speaks part B of the
+A `MainConnection` turns bytes into frames, has them heard by the tables of
+`requests.py`, answers, and decides when the connection ends. Rules of frames
+are in `wire`, rules of leases in `leases`, what is held in `node_leases.py`;
+here they meet one node's transport. A connection whose first frame is Hello speaks part B of the
 protocol, every other one part A, for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -19,19 +17,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyservice.errors import FrameError, PeerError, RefusedError
-from proxyservice.leases.lease import Identity
+from proxyservice.leases.lease import Identity, Lease
 from proxyservice.net.addresses import canonical, format_host_port
 from proxyservice.net.eager import RECEIVE_BYTES, EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
-from proxyservice.net.tls_transport import channel_of, client_names, tls_failure
+from proxyservice.net.tls_transport import tls_failure
 from proxyservice.server.access import NOBODY, Caller
 from proxyservice.server.answers import Answers
 from proxyservice.server.handshake import Handshake
-from proxyservice.server.lease_request import LeaseRequest
 from proxyservice.server.node_leases import NodeLeases
 from proxyservice.server.patience import Late, Patience
+from proxyservice.server.requests import heard_in, hello
 from proxyservice.server.rules import Rules
 from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.streams.multiplexer import Multiplexer, Stream
@@ -40,11 +38,9 @@ from proxyservice.wire.envelope import (
     Opcode,
     check_main,
     decode_message,
-    parse_payload,
 )
 from proxyservice.wire.framing import (
     COMPRESSED,
-    HEADER_BYTES,
     Frame,
     FrameDecoder,
     StreamPiece,
@@ -151,94 +147,13 @@ class MainConnection(EagerProtocol):
             return
         check_main(message, settings.network_id)
         if first and message.opcode == Opcode.HELLO:
-            self._hello(message, bytes(frame.body))
+            hello(self, message, bytes(frame.body))
             return
-        method = _METHODS.get(message.opcode)
-        if method is None and self.handshake is not None:
-            method = _PART_B_METHODS.get(message.opcode)
-        if method is not None:
-            method(self, message)
+        hear = heard_in(message.opcode, part_b=self.handshake is not None)
+        if hear is not None:
+            hear(self, message)
 
-    # ------------------------------------------------------- what nodes say
-
-    def _keepalive(self, message: pb.Message) -> None:
-        self._check_identity(message.sender)
-        if self.leases.any or (self.handshake is not None and self.identity is not None):
-            self._answer_in_order(partial(self.answer, Opcode.KEEPALIVE_RESPONSE))
-
-    def _metric(self, message: pb.Message) -> None:
-        request = cast("pb.MetricRequest", parse_payload(message))
-        answer = pb.MetricResponse(send_timestamp=request.send_timestamp, raw_data=request.raw_data)
-        nonce = message.request_nonce
-        self._answer_in_order(partial(self.answer, Opcode.METRIC_RESPONSE, answer, nonce))
-
-    def _answer_in_order(self, answer: Callable[[], object]) -> None:
-        """Answer now, or after the lease that is being stored."""
-        if self.leases.pending:
-            self.leases.after_grant(answer)
-        else:
-            answer()
-
-    def _proxy_request(self, message: pb.Message) -> None:
-        request = cast("pb.ProxyRequest", parse_payload(message))
-        sender = message.sender
-        if self.identity is None and not self._claims(sender):
-            return
-        self._check_identity(sender)
-        if self.handshake is None:
-            try:
-                self.leases.request(LeaseRequest.part_a(request))
-            except RefusedError as error:
-                self.refuse(error)
-            return
-        if not message.request_nonce:
-            raise FrameError("a ProxyRequest without request_nonce")
-        try:
-            asked = LeaseRequest.part_b(request, message.request_nonce)
-            self.leases.request(asked)
-        except RefusedError as error:
-            self.refuse_request(error, message.request_nonce)
-
-    def _claims(self, sender: pb.ID) -> bool:
-        """A ProxyRequest without a proof before it: whether that is enough here."""
-        try:
-            self.factory.settings.claimed.check(self.source)
-            self.factory.access.check(NOBODY)
-        except RefusedError as error:
-            self.refuse(error)
-            return False
-        self._identified(Identity(False, sender.net_key, sender.connection_id))
-        return True
-
-    def _check_identity(self, sender: pb.ID) -> None:
-        identity = self.identity
-        if identity is None:
-            return
-        if sender.net_key != identity.net_key:
-            raise FrameError("a second net_key on one connection")
-        if not identity.proved and sender.connection_id != identity.connection_id:
-            raise FrameError("a second connection_id on one connection")
-
-    # --------------------------------------------------------------- part B
-
-    def _hello(self, message: pb.Message, body: bytes) -> None:
-        settings = self.factory.settings
-        channel = channel_of(self.transport)
-        handshake = Handshake(settings.network_id, settings.relay_id, channel, message, body)
-        self.handshake = handshake
-        frame = self.answer(Opcode.CHALLENGE, handshake.challenge())
-        handshake.challenged(frame[HEADER_BYTES:], self.factory.now())
-
-    def _proof(self, message: pb.Message) -> None:
-        assert self.handshake is not None
-        if self.identity is not None:
-            raise FrameError("a Proof after the identity was settled")
-        try:
-            shown = client_names(self.transport)
-            access, now = self.factory.access, self.factory.now()
-            self._identified(self.handshake.prove(message, now, access, shown))
-        except RefusedError as error:
-            self.refuse(error)
+    # ---------------------------------------------------------------- who it is
 
     @property
     def caller(self) -> Caller:
@@ -262,14 +177,7 @@ class MainConnection(EagerProtocol):
         else:
             self.leases.rules_changed()
 
-    def _release(self, message: pb.Message) -> None:
-        release = cast("pb.Release", parse_payload(message))
-        if self.identity is None or not message.request_nonce:
-            raise FrameError("a Release without identity or request_nonce")
-        self._check_identity(message.sender)
-        self.leases.release(release.origin_address, message.request_nonce)
-
-    def _identified(self, identity: Identity) -> None:
+    def identified(self, identity: Identity) -> None:
         """It is known who this is; a node of part B is told what holds for it."""
         self.identity = identity
         self.factory.identified(self)
@@ -293,6 +201,11 @@ class MainConnection(EagerProtocol):
     def speaks(self, feature: pb.Feature) -> bool:
         """Whether both sides have this feature of part B."""
         return self.handshake is not None and self.handshake.speaks(feature)
+
+    def proxy_address(self, lease: Lease) -> str:
+        """Of a lease of this node, as it is announced."""
+        host = self.factory.settings.public_host or self.local_host
+        return format_host_port(host, lease.port)
 
     def _opening(self, stream: Stream) -> bytes:
         visitor: StreamVisitor = stream.local
@@ -431,17 +344,3 @@ class MainConnection(EagerProtocol):
         self.factory.memory.hold(self, 0)
         self.factory.deadlines.forget(self)
         self.factory.gone(self)
-
-
-_Method = Callable[[MainConnection, pb.Message], None]
-
-_METHODS: dict[int, _Method] = {
-    Opcode.KEEPALIVE: MainConnection._keepalive,
-    Opcode.PROXY_REQUEST: MainConnection._proxy_request,
-    Opcode.METRIC_REQUEST: MainConnection._metric,
-}
-
-_PART_B_METHODS: dict[int, _Method] = {
-    Opcode.PROOF: MainConnection._proof,
-    Opcode.RELEASE: MainConnection._release,
-}

@@ -1,17 +1,17 @@
-"""The leases that one main connection holds, and their visitors.
+"""The leases that one main connection holds.
 
 Between a node's requests and the registry: it answers what is already held,
 asks for what is not, and closes the visitors of what is lost. Frames and
-transports are `main.py`'s. A part-A node has one lease for each connection: a
-further request, whatever its origin address, hears the same address again. A
-node of part B has one for each origin address.
+transports are `main.py`'s, who comes to a lease is `lease_visitors.py`'s. A
+part-A node has one lease for each connection: a further request, whatever its
+origin address, hears the same address again. A node of part B has one for each
+origin address.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
@@ -19,12 +19,9 @@ from twisted.python.failure import Failure
 
 from proxyservice.errors import RefusedError
 from proxyservice.leases.lease import Grant, Lease, Owner
-from proxyservice.net.addresses import format_host_port
 from proxyservice.server.lease_request import LeaseRequest
-from proxyservice.server.pace import Pace, PacedStreamVisitor
+from proxyservice.server.lease_visitors import Holding, LeaseVisitors
 from proxyservice.server.port_choice import choose_port
-from proxyservice.server.relay_visitor import RelayVisitor
-from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
 
@@ -37,38 +34,18 @@ FULL_RETRY_SECONDS = 5.0
 """A node that finds no descriptor left may ask again after this long."""
 
 
-class _Holding:
-    """One lease of this connection, or the question for it."""
-
-    __slots__ = ("grant", "mode", "nonce", "owner", "pace", "unwanted", "visitors", "waiting")
-
-    def __init__(self, owner: Owner, mode: int) -> None:
-        self.owner = owner
-        self.mode = mode
-        self.nonce: int | None = None  # of the request that was answered last
-        self.unwanted = False  # released before it was granted
-        self.grant: Grant | None = None
-        self.waiting: list[LeaseRequest] = []  # requests to answer once it is granted
-        self.visitors: set[RelayVisitor | StreamVisitor] = set()
-        self.pace: Pace | None = None
-
-    def close_visitors(self) -> None:
-        for visitor in list(self.visitors):
-            visitor.lease_gone()
-        self.visitors.clear()
-
-
 class NodeLeases:
     """One per main connection; it is the registry's `Holder`."""
 
     def __init__(self, connection: MainConnection, factory: MainFactory) -> None:
         self._connection = connection
         self._factory = factory
-        self._holdings: dict[str, _Holding] = {}  # by origin address
+        self._holdings: dict[str, Holding] = {}  # by origin address
         self._pending = 0
         self._owed: list[Callable[[], object]] = []  # answers that wait for a grant, in order
         self._back_in_seconds: float | None = None  # set: the service is about to stop
         self._hold = True  # visitors may wait for this node when it goes
+        self._visitors = LeaseVisitors(connection, factory, self.close_if_drained)
 
     @property
     def connection(self) -> MainConnection:
@@ -103,7 +80,7 @@ class NodeLeases:
             self._check_mode(request, None)
             identity = self._connection.identity
             assert identity is not None
-            holding = _Holding(Owner(identity, request.origin), request.mode)
+            holding = Holding(Owner(identity, request.origin), request.mode)
             self._holdings[request.origin] = holding
             self._ask(holding, request)
         elif holding.grant is None:
@@ -112,10 +89,10 @@ class NodeLeases:
         else:
             self._again(holding, holding.grant, request)
 
-    def _only(self) -> _Holding | None:
+    def _only(self) -> Holding | None:
         return next(iter(self._holdings.values()), None)
 
-    def _again(self, holding: _Holding, grant: Grant, request: LeaseRequest) -> None:
+    def _again(self, holding: Holding, grant: Grant, request: LeaseRequest) -> None:
         """The same lease is asked for once more: perhaps in another mode or on another port."""
         if request.nonce is not None and request.mode != holding.mode:
             self._check_mode(request, holding)
@@ -126,7 +103,7 @@ class NodeLeases:
         else:
             self._announce(holding, grant, request)
 
-    def _check_mode(self, request: LeaseRequest, own: _Holding | None) -> None:
+    def _check_mode(self, request: LeaseRequest, own: Holding | None) -> None:
         """Streams need the feature; frames do not name a lease, so one lease may have them."""
         if not self._connection.rules.allows_mode(request.mode):
             raise RefusedError(pb.REFUSAL_DENIED, "the relay's policy does not allow this mode")
@@ -138,7 +115,7 @@ class NodeLeases:
             if holding is not own and holding.mode == pb.MODE_MESSAGES:
                 raise RefusedError(pb.REFUSAL_QUOTA, "one connection has one message lease")
 
-    def _ask(self, holding: _Holding, request: LeaseRequest) -> None:
+    def _ask(self, holding: Holding, request: LeaseRequest) -> None:
         holding.waiting.append(request)
         before, holding.grant = holding.grant, None
         self._pending += 1
@@ -147,7 +124,7 @@ class NodeLeases:
         granted.addCallbacks(self._granted, self._refused, (holding,), {}, (holding, before), {})
         granted.addErrback(self._connection.broken)
 
-    def _acquire(self, holding: _Holding, request: LeaseRequest) -> Deferred[Grant]:
+    def _acquire(self, holding: Holding, request: LeaseRequest) -> Deferred[Grant]:
         if self._holdings.get(holding.owner.origin) is not holding:
             raise RefusedError(pb.REFUSAL_SUPERSEDED, "the request is over")  # nobody hears it
         if not self._factory.take_port(self._connection):
@@ -170,7 +147,7 @@ class NodeLeases:
             charged_to=access.charged_to(connection.caller),
         )
 
-    def _granted(self, grant: Grant, holding: _Holding) -> None:
+    def _granted(self, grant: Grant, holding: Holding) -> None:
         self._pending -= 1
         if self._holdings.get(holding.owner.origin) is not holding:
             self._ended_meanwhile(holding, grant)
@@ -180,9 +157,9 @@ class NodeLeases:
         for request in requests:
             self._announce(holding, grant, request)
         self._pay()
-        self._admit_who_waited(holding, grant.lease)
+        self._visitors.admit_who_waited(holding, grant.lease)
 
-    def _ended_meanwhile(self, holding: _Holding, grant: Grant) -> None:
+    def _ended_meanwhile(self, holding: Holding, grant: Grant) -> None:
         """The answer came when nobody waited for it any more."""
         registry = self._factory.registry
         if holding.unwanted:
@@ -191,11 +168,11 @@ class NodeLeases:
         hold = self._connection.closing and self._waits(holding)
         registry.holding_ended(holding.owner, grant.generation, hold=hold)
 
-    def _waits(self, holding: _Holding) -> bool:
+    def _waits(self, holding: Holding) -> bool:
         """Visitors may wait for the node to come back. Only streams wait."""
         return self._hold and holding.mode == pb.MODE_STREAMS
 
-    def _refused(self, failure: Failure, holding: _Holding, before: Grant | None) -> None:
+    def _refused(self, failure: Failure, holding: Holding, before: Grant | None) -> None:
         failure.trap(RefusedError)
         self._pending -= 1
         if self._holdings.get(holding.owner.origin) is not holding:
@@ -222,10 +199,10 @@ class NodeLeases:
             for answer in owed:
                 answer()
 
-    def _announce(self, holding: _Holding, grant: Grant, request: LeaseRequest) -> None:
+    def _announce(self, holding: Holding, grant: Grant, request: LeaseRequest) -> None:
         holding.nonce = request.nonce
         answer = pb.ProxyResponse(
-            origin_address=request.origin, proxy_address=self._proxy_address(grant.lease)
+            origin_address=request.origin, proxy_address=self._connection.proxy_address(grant.lease)
         )
         if request.nonce is not None:
             times, proved = self._factory.settings.times, holding.owner.identity.proved
@@ -234,10 +211,6 @@ class NodeLeases:
             answer.generation = grant.generation
             answer.mode = cast("pb.Mode", holding.mode)
         self._connection.answer(Opcode.PROXY_RESPONSE, answer, request.nonce)
-
-    def _proxy_address(self, lease: Lease) -> str:
-        host = self._factory.settings.public_host or self._connection.local_host
-        return format_host_port(host, lease.port)
 
     # --------------------------------------------------------------- the end
 
@@ -292,11 +265,8 @@ class NodeLeases:
 
     def rules_changed(self) -> None:
         """The operator's files say something else: it holds for who is there, from now on."""
-        factory, rules = self._factory, self._connection.rules
         for holding in self._holdings.values():
-            holding.pace = factory.pace(holding.pace, rules)
-            for visitor in factory.gate.unwelcome(holding.visitors, rules):
-                visitor.transport.abortConnection()
+            self._visitors.rules_changed(holding)
 
     def let_go(self, *, hold: bool = True) -> None:
         """The connection ends; what comes late for it finds nothing here.
@@ -329,15 +299,7 @@ class NodeLeases:
         """
         self._back_in_seconds = back_in_seconds
         for holding in self._holdings.values():
-            for visitor in list(holding.visitors):
-                if isinstance(visitor, RelayVisitor):
-                    visitor.finish()
-        self.close_if_drained()
-
-    def _visitor_gone(self, holding: _Holding, visitor: Any) -> None:
-        holding.visitors.discard(visitor)
-        self._factory.visitors -= 1
-        self._factory.gate.gone(visitor)
+            holding.finish_messages()
         self.close_if_drained()
 
     def close_if_drained(self) -> None:
@@ -348,65 +310,7 @@ class NodeLeases:
         if switch is None or not switch.multiplexer.owes:
             self._connection.close()
 
-    def _admit_who_waited(self, holding: _Holding, lease: Lease) -> None:
-        """While the lease was held, or this grant on its way to the disk. Only streams wait."""
-        if holding.mode != pb.MODE_STREAMS:
-            self._factory.waiting_room.turn_away(lease.port)
-            return
-        for waiting in self._factory.waiting_room.take(lease.port):
-            visitor = self.visitor_arrived(lease, waiting.host, waiting.port)
-            if visitor is None:
-                waiting.turn_away()
-            else:
-                waiting.hand_to(visitor)
-
     def visitor_arrived(self, lease: Lease, host: str, port: int) -> Protocol | None:
         """Somebody connected to `lease`; None turns it away."""
         holding = self._holdings.get(lease.owner.origin)
-        if holding is None:
-            return None
-        if holding.grant is None and holding.mode == pb.MODE_STREAMS:
-            return self._factory.waiting_visitor(lease, host, port)
-        if holding.grant is None or holding.grant.generation != lease.generation:
-            return None
-        gate = self._factory.gate
-        rules = self._connection.rules
-        refusal = gate.refusal(lease.owner, len(holding.visitors), host, rules)
-        if refusal is not None:
-            self._factory.visitor_refused(lease, refusal)
-            return None
-        holding.pace = self._factory.pace(holding.pace, rules)
-        if holding.mode == pb.MODE_STREAMS:
-            visitor: RelayVisitor | StreamVisitor | None = self._stream_visitor(
-                holding, lease, format_host_port(host, port)
-            )
-        else:
-            visitor = self._factory.relay_visitor(
-                self._connection.outlet, lease, partial(self._visitor_gone, holding), holding.pace
-            )
-        if visitor is not None:
-            gate.came(visitor, host)
-            holding.visitors.add(visitor)
-            self._factory.visitors += 1
-        return visitor
-
-    def _stream_visitor(
-        self, holding: _Holding, lease: Lease, visitor_address: str
-    ) -> StreamVisitor | None:
-        switch = self._connection.switch
-        assert switch is not None, "a stream lease without streams"
-        stream = switch.multiplexer.open()
-        if stream is None:
-            self._factory.visitor_refused(lease, "the node's connection has no room for a stream")
-            return None
-        pace = holding.pace
-        kind = StreamVisitor if pace is None else partial(PacedStreamVisitor, pace)
-        return kind(
-            switch,
-            stream,
-            partial(self._visitor_gone, holding),
-            memory=self._factory.memory,
-            visitor_address=visitor_address,
-            proxy_address=self._proxy_address(lease),
-            origin=lease.owner.origin,
-        )
+        return None if holding is None else self._visitors.arrived(holding, lease, host, port)
