@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,9 +208,10 @@ def test_at_home_takeovers_are_not_counted(relay: MemoryRelay) -> None:
 
 
 def test_t4_re_registrations_leave_two_sessions_and_no_memory(relay: MemoryRelay) -> None:
-    """10,000 on one key, each from another address."""
+    """10,000 on one key, each from another address: not an object more at the end."""
     count = scaled(10_000, 400)
     nodes: list[RawNode] = []
+    before = 0
     for number in range(count):
         nodes.append(proved(relay, f"2001:db8::{number:x}"))
         relay.pairs = [pair for pair in relay.pairs if pair.client.connected]
@@ -219,8 +221,20 @@ def test_t4_re_registrations_leave_two_sessions_and_no_memory(relay: MemoryRelay
             assert len(alive) <= 2
             nodes = alive
             assert len(relay.factory.connections) <= 2
+        if number == count // 4:
+            before = objects()
     assert len(relay.factory.takeovers) <= 2
     assert len(relay.deadlines) <= 2 * 2
+    assert objects() - before < LAST_FEW_SESSIONS
+
+
+LAST_FEW_SESSIONS = 2_000
+"""Objects that a dozen sessions and their in-memory ends are made of, at most."""
+
+
+def objects() -> int:
+    gc.collect()
+    return len(gc.get_objects())
 
 
 def test_buckets_are_forgotten_when_they_are_full_again(relay: MemoryRelay) -> None:
