@@ -33,7 +33,7 @@ OPCODES = (
 )
 SENDER = pb.ID(net_key=b"server", address="tcp://h:1")
 PATTERN = bytes(range(251))
-TOTAL_BYTES = 6 << 20
+TOTAL_BYTES = 2 << 20
 """Sent for one input at most."""
 
 
