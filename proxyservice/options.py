@@ -33,3 +33,8 @@ class PluginOptions(usage.Options):
         except usage.UsageError as error:
             print(f"twistd {self.command}: {error}", file=sys.stderr)
             raise SystemExit(WRONG_USAGE_STATUS) from None
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help. An empty value stands for a default that the option's own text tells."""
+        self.defaults = {name: value for name, value in self.defaults.items() if value != ""}
+        return str(super().getUsage(width))

@@ -12,7 +12,10 @@ from proxyservice.options import PluginOptions
 
 class Options(PluginOptions):
     command = "example"
-    optParameters: ClassVar[list[list[str | None]]] = [["size", None, "1", "A size."]]
+    optParameters: ClassVar[list[list[str | None]]] = [
+        ["size", None, "1", "A size."],
+        ["place", None, "", "A place. [default: here]"],
+    ]
 
     def postOptions(self) -> None:
         if self["size"] == "0":
@@ -39,3 +42,11 @@ def test_right_usage() -> None:
     options = Options()
     options.parseOptions(["--size", "3"])
     assert options["size"] == "3"
+
+
+def test_the_help_tells_each_default_once() -> None:
+    """`place` has no value of its own to tell."""
+    said = Options().getUsage(width=80)
+    assert said.count("[default: ") == 2
+    assert "A size. [default: 1]" in said
+    assert "A place. [default: here]" in said
