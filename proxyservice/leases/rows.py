@@ -95,26 +95,35 @@ def row_of(table: LeaseTable, port: int, now: float, ahead: float, wall: WallClo
 
 
 def restore(table: LeaseTable, row: Row, heartbeat: float, now: float, wall: WallClock) -> bool:
-    """Put a stored port back; False when its time is over or it is outside the range."""
+    """Put a stored port back; False when its time is over or it is outside the range.
+
+    A lease that ended unnoticed, just before its service did, leaves its port in quarantine.
+    """
     left = row.expires - heartbeat
-    if not left > 0:
-        return False
     if row.state == QUARANTINED or row.owner is None:
-        return table.restore_quarantine(row.port, row.owner, now + left)
-    return table.restore(
-        Lease(
-            row.owner,
-            row.port,
-            LeaseState.REMEMBERED,
-            generation=0,
-            promised_until=min(now + row.promised - heartbeat, now + left),
-            expires_at=now + left,
-            source=row.source,
-            charged_to=counted_source(row.source),
-            since=row.since - wall.shown,
-            heard_at=row.heard - wall.shown,
-            label=row.label,
-        )
+        return left > 0 and table.restore_quarantine(row.port, row.owner, now + left)
+    if left > 0 and table.restore(_lease(row, row.owner, heartbeat, now, wall)):
+        return True
+    kept = min(left, 0.0) + table.times.quarantine
+    if kept > 0:
+        table.restore_quarantine(row.port, row.owner, now + kept)
+    return False
+
+
+def _lease(row: Row, owner: Owner, heartbeat: float, now: float, wall: WallClock) -> Lease:
+    left = row.expires - heartbeat
+    return Lease(
+        owner,
+        row.port,
+        LeaseState.REMEMBERED,
+        generation=0,
+        promised_until=min(now + row.promised - heartbeat, now + left),
+        expires_at=now + left,
+        source=row.source,
+        charged_to=counted_source(row.source),
+        since=row.since - wall.shown,
+        heard_at=row.heard - wall.shown,
+        label=row.label,
     )
 
 

@@ -100,6 +100,33 @@ def test_quarantine_survives_a_restart_and_keeps_the_port_for_its_former_owner(
     second.stop()
 
 
+def test_a_lease_that_ends_just_before_its_service_leaves_its_port_in_quarantine(
+    tmp_path: Path,
+) -> None:
+    """Between the last tick and the last heartbeat: its row says that it is over already."""
+    first = Run(on_disk(tmp_path / "db"), range(1, 3))
+    grant = first.lease(ALICE)
+    first.clock.advance(0.5)
+    first.registry.holding_ended(ALICE, grant.generation)
+    first.clock.advance(0.5)
+    first.pass_time(TIMES.ttl - 1)
+    first.clock.advance(0.75)
+    assert first.port_of(ALICE) == grant.lease.port, "nobody has noticed"
+    first.stop()
+    second = Run(on_disk(tmp_path / "db"), range(1, 3))
+    assert second.port_of(ALICE) is None
+    assert second.registry.counts()["quarantined"] == 1
+    assert second.lease(BOB).lease.port != grant.lease.port
+    second.pass_time(TIMES.quarantine - 1)
+    assert second.registry.counts()["quarantined"] == 1
+    second.pass_time(1)
+    assert second.registry.counts()["free"] == 1, "0.25 s of it had passed before"
+    second.stop()
+    past = StoredLeases(sqlite_url(tmp_path / "db"), 1).holder_at(grant.lease.port, 1e9)
+    assert past is not None
+    assert past.outcome == "expired"
+
+
 def test_a_lease_outside_a_changed_range_is_granted_anew(tmp_path: Path) -> None:
     first = Run(on_disk(tmp_path / "db"), range(1, 3))
     grant = first.lease(ALICE)
