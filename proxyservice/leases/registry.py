@@ -211,6 +211,7 @@ class LeaseRegistry(Service):
         """Before anything else changes: what cannot be bound leaves the lease where it is."""
         now = self._reactor.seconds()
         self._table.pass_time(now)
+        self._note_changes()
         self._table.check_wanted(owner, port)
         try:
             self._binder.bind(port)
@@ -238,7 +239,8 @@ class LeaseRegistry(Service):
         except RefusedError:
             self._unbind_unused([] if wanted_port is None else [wanted_port])
             raise
-        self._note_changes()
+        finally:
+            self._note_changes()  # a refusal changes nothing, but the time that passed may
         if grant.moved_from is not None:
             log.info("moved from port {old} to {new}", old=grant.moved_from, new=wanted_port)
         former, self._holders[owner] = self._holders.get(owner), holder

@@ -283,6 +283,22 @@ def test_a_held_port_stays_bound_until_the_hold_is_over() -> None:
     assert run.port_of(ALICE) is None
 
 
+@pytest.mark.parametrize("wanted", [None, 1, 3])
+def test_a_refused_request_after_the_hold_closes_the_held_port(wanted: int | None) -> None:
+    """Before the next tick, whatever the request was refused for."""
+    run = Run(Disk(), range(1, 3), times=LeaseTimes(ttl=100.0, hold=10.0))
+    run.clock.advance(0.5)
+    grant = run.lease(ALICE)
+    run.lease(BOB)
+    run.registry.holding_ended(ALICE, grant.generation, hold=True)
+    run.clock.advance(0.5)
+    run.pass_time(9)
+    assert run.sockets.bound == {1, 2}
+    run.clock.advance(0.75)
+    assert run.refusal(CAROL, wanted_port=wanted)
+    assert run.sockets.bound == {2}
+
+
 def test_a_node_that_is_back_within_the_hold_is_not_unbound_later() -> None:
     run = Run(Disk(), range(1, 4), times=LeaseTimes(ttl=100.0, hold=10.0))
     grant, node = run.lease(ALICE), Node()
