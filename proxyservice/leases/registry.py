@@ -182,6 +182,7 @@ class LeaseRegistry(Service):
             raise unstorable()
         if wanted_port is not None:
             self._bind_wanted(owner, wanted_port)
+        before = self._held_by(owner, holder)
         grant = self._grant(
             owner,
             holder,
@@ -195,7 +196,7 @@ class LeaseRegistry(Service):
             yield from self._bind(grant)
             yield self._commits.commit()
         except StoreError:
-            self._not_stored(grant)
+            self._not_stored(grant, before)
         if not self._table.is_current(grant):
             raise self._overtaken(grant)
         key = short(owner.identity.net_key)
@@ -278,18 +279,37 @@ class LeaseRegistry(Service):
             if tries % BINDS_PER_TURN == 0:
                 yield deferLater(self._reactor, 0)
 
-    def _not_stored(self, grant: Grant) -> None:
-        """Serve a lease that is on disk already; any other grant is undone and refused."""
+    def _held_by(self, owner: Owner, holder: Holder) -> int | None:
+        """The generation that this holder has the lease in."""
+        live = self.live(owner)
+        return live[0].generation if live is not None and live[1] is holder else None
+
+    def _not_stored(self, grant: Grant, before: int | None) -> None:
+        """Serve a lease that is on disk already; any other grant is undone and refused.
+
+        Who wanted to move keeps the lease where it is, in the generation it had `before`.
+        """
         owner = grant.lease.owner
         stored = self._record.port_of(owner)
         if not self._table.is_current(grant) or stored == grant.lease.port:
             return
-        del self._holders[owner]
         # What is not on disk at all was never announced, by an earlier grant either.
         undone = grant if stored is not None else replace(grant, fresh=True)
-        self._table.undo(undone, self._reactor.seconds())
+        self._table.undo(undone, self._reactor.seconds(), resumes=before)
+        if before is None or undone.fresh or not self._bound_again(grant.lease):
+            del self._holders[owner]
         self._note_changes()
         raise unstorable()
+
+    def _bound_again(self, lease: Lease) -> bool:
+        """It listens as it did before its move; else it is remembered, as if its node had gone."""
+        try:
+            self._binder.bind(lease.port)
+        except OSError as error:
+            log.warn("port {port} is busy: {error}", port=lease.port, error=error)
+            self._table.holding_ended(lease.owner, lease.generation, self._reactor.seconds())
+            return False
+        return True
 
     def _overtaken(self, grant: Grant) -> RefusedError:
         if self._table.of_owner(grant.lease.owner) is None:

@@ -283,8 +283,11 @@ class LeaseTable:
             self._change_port(lease, port, now)
             self._unleased.busy_of(busy, lease.owner, now, now + self.times.quarantine)
 
-    def undo(self, grant: Grant, now: float) -> None:
-        """A grant that could not be stored and was never announced; past ones are left alone."""
+    def undo(self, grant: Grant, now: float, *, resumes: int | None = None) -> None:
+        """A grant that could not be stored and was never announced; past ones are left alone.
+
+        `resumes`: the generation that its holder had before, and goes on with.
+        """
         if not self.is_current(grant):
             return
         lease, port, back = grant.lease, grant.lease.port, grant.moved_from
@@ -297,7 +300,10 @@ class LeaseTable:
         if back is not None and self._unleased.is_for(back, lease.owner):
             self._change_port(lease, back, now)
             self._unleased.give_back(port, now)
-        self.holding_ended(lease.owner, grant.generation, now)
+        if resumes is None:
+            self.holding_ended(lease.owner, grant.generation, now)
+        else:
+            lease.generation = resumes
 
     def _take_back(self, lease: Lease, now: float) -> None:
         """A lease that was released for another that did not come to be."""

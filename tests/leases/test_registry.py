@@ -430,6 +430,38 @@ def test_a_move_that_cannot_be_stored_is_undone(run: Run) -> None:
     assert run.lease(ALICE).lease.port == old
 
 
+def test_a_holder_that_cannot_move_for_the_disk_goes_on_where_it_is(run: Run) -> None:
+    node = Node()
+    grant, disk = run.lease(ALICE, node), run.store
+    old, generation = grant.lease.port, grant.generation
+    disk.error = DISK_FULL
+    assert run.refusal(ALICE, node=node, wanted_port=3).code == pb.REFUSAL_EXHAUSTED
+    assert run.sockets.bound == {old}
+    assert run.registry.visited(old) == (grant.lease, node)
+    assert grant.lease.generation == generation, "by which its connection knows it"
+    disk.error = None
+    run.pass_time(TIMES.ttl + 1)
+    assert run.registry.counts()["live"] == 1, "its node is connected"
+    run.registry.holding_ended(ALICE, generation)
+    assert run.registry.counts()["remembered"] == 1
+
+
+def test_a_holder_that_cannot_move_and_whose_port_was_taken_meanwhile_is_remembered(
+    run: Run, thread: StoreThread
+) -> None:
+    node = Node()
+    grant = run.lease(ALICE, node)
+    old = grant.lease.port
+    thread.waits = True
+    answer = outcome(run.registry.acquire(ALICE, node, "192.0.2.1", wanted_port=3))
+    run.sockets.busy = {old}
+    thread.turn(DISK_FULL)
+    assert answer[0].value.code == pb.REFUSAL_EXHAUSTED
+    assert run.sockets.bound == set()
+    assert run.registry.counts()["remembered"] == 1
+    assert run.port_of(ALICE) == old
+
+
 def test_what_a_grant_released_is_back_when_the_grant_cannot_be_stored(run: Run) -> None:
     limits = LeaseQuota(per_source=1)
     grant, disk = run.lease(ALICE, limits=limits), run.store
