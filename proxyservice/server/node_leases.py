@@ -163,7 +163,10 @@ class NodeLeases:
         """The answer came when nobody waited for it any more."""
         registry = self._factory.registry
         if holding.unwanted:
-            registry.release(holding.owner, grant.generation).addErrback(self._connection.broken)
+            released = registry.release(holding.owner, grant.generation)
+            # That it cannot be stored now is nobody's to hear: the node was answered long ago.
+            released.addErrback(lambda failure: failure.trap(RefusedError) and None)
+            released.addErrback(self._connection.broken)
             return
         hold = self._connection.closing and self._waits(holding)
         registry.holding_ended(holding.owner, grant.generation, hold=hold)

@@ -8,7 +8,7 @@ import pytest
 
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
-from tests.leases.harness import StoreThread, store_thread
+from tests.leases.harness import DISK_FULL, StoreThread, store_thread
 from tests.server.memory import MemoryRelay, RawNode
 
 
@@ -38,6 +38,21 @@ def test_a_release_before_the_grant_still_gives_the_address_back(thread: StoreTh
     thread.all_turns()
     relay.pump()
     assert node.heard() == []
+    assert counts(relay) == {"free": 3, "quarantined": 1}
+
+
+def test_a_release_before_the_grant_that_cannot_be_stored_ends_no_connection(
+    thread: StoreThread,
+) -> None:
+    relay = MemoryRelay()
+    node = proved(relay)
+    thread.waits = True
+    node.ask("web")
+    node.say(Opcode.RELEASE, pb.Release(origin_address="web"), 2)
+    thread.turn()
+    thread.turn(DISK_FULL)
+    relay.pump()
+    assert node.lost is None
     assert counts(relay) == {"free": 3, "quarantined": 1}
 
 
