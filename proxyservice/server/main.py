@@ -303,6 +303,7 @@ class MainConnection(EagerProtocol):
             self.refuse_peer(FrameError(late.value))
         elif late is not None:
             self.abort(late.value)
+            return None
         return self.patience.next_deadline()
 
     def drain(self, hint: pb.Draining) -> None:

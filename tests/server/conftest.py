@@ -1,4 +1,4 @@
-"""Fixtures of tests with TLS."""
+"""What is looked at after each test of the service, and fixtures of tests with TLS."""
 
 from __future__ import annotations
 
@@ -7,8 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.leases.harness import store_thread
 from tests.node.processes import Program
 from tests.server.certificates import Authority
+from tests.server.memory import MADE
+
+
+@pytest.fixture(autouse=True)
+def _all_leave() -> Iterator[None]:
+    """Of each service in memory: its invariants hold, and nothing stays of who has left."""
+    MADE.clear()
+    yield
+    made = MADE[:]
+    MADE.clear()
+    with store_thread():  # the test's own is over
+        for relay in made:
+            relay.all_leave()
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message as ProtoMessage
 from twisted.internet.protocol import Protocol
 
-from proxyservice.leases.lease import LeaseTimes
+from proxyservice.leases.lease import BOUND_STATES, LeaseTimes
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.main import MainConnection
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.waiting_room import WaitedPorts, WaitingRoom
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -52,6 +53,10 @@ def cut(data: bytes) -> Iterator[bytes]:
         data = data[HEADER_BYTES + size :]
 
 
+MADE: list[MemoryRelay] = []
+"""By the present test; `tests/server/conftest.py` looks at them after it."""
+
+
 class MemoryRelay:
     """One service; `store` and `clock` are the test's."""
 
@@ -80,6 +85,7 @@ class MemoryRelay:
         )
         self.pairs: list[Joined] = []
         self._visitors = 0
+        MADE.append(self)
 
     def _registry(
         self, clock: Any, store: Any, ports: range, times: LeaseTimes, sockets: Any, **options: Any
@@ -125,6 +131,34 @@ class MemoryRelay:
         """Move all bytes, each pair some at a time."""
         while sum(pair.step(self._chunk_bytes) for pair in self.pairs):
             pass
+
+    def check(self) -> None:
+        """What must hold at any moment, whatever has been asked of it."""
+        registry, factory, bound = self.run.registry, self.factory, self.run.sockets.bound
+        counts = registry.counts()
+        assert sum(counts.values()) == len(registry._ports), counts
+        assert bound == {one.port for one in registry._table if one.state in BOUND_STATES}
+        assert factory.visitors == sum(one.leases.visitors for one in factory.connections)
+        assert factory.memory.held_bytes == sum(factory.memory._held.values())
+        assert factory._promised <= factory.connections
+
+    def all_leave(self) -> None:
+        """Every connection ends, and nothing of it stays."""
+        self.check()
+        for pair in self.pairs:
+            pair.client.abortConnection()
+        self.check()
+        factory = self.factory
+        left = {
+            "main connections": len(factory.connections),
+            "visitors": factory.visitors,
+            "visitors by source": len(factory.gate._open_of),
+            "waiting": factory.waiting_room.count,
+            "strangers": len(factory._strangers),
+            "bytes": factory.memory.held_bytes,
+            "deadlines": sum(isinstance(one, MainConnection) for one in self.deadlines._due),
+        }
+        assert not any(left.values()), left
 
     def pass_time(self, seconds: float, step: float = 0.25) -> None:
         """The clock, and the service's tick."""

@@ -197,15 +197,18 @@ def test_windows_grow_no_more_and_new_ones_are_small() -> None:
     assert stream.receive.size_bytes > size_bytes
 
 
-def test_a_new_connection_knows_that_memory_is_short_and_at_95_percent_there_is_none() -> None:
-    relay = small()
-    relay.factory.memory.hold(Waits(), MIB * 3 // 4)
+def test_a_new_connection_knows_that_memory_is_short_and_at_95_percent_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    relay, waits = small(), Waits()
+    relay.factory.memory.hold(waits, MIB * 3 // 4)
     port = proved(relay, 1).lease()
     assert relay.visit(port) is not None
     multiplexer = relay.pairs[0].server.protocol.switch.multiplexer
     (stream,) = multiplexer
     assert stream.receive.size_bytes == 16 * 1024
-    relay.factory.memory.held_bytes = MIB * 96 // 100
+    relay.factory.memory.hold(waits, 0)
+    monkeypatch.setattr(relay.factory.memory, "held_bytes", MIB * 96 // 100)
     assert relay.factory.buildProtocol(None) is None
 
 
