@@ -16,6 +16,7 @@ or another reactor runs, nothing is installed and everything works as ever.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
@@ -44,6 +45,8 @@ class TurnEnd:
 
     def __init__(self) -> None:
         self.active = False
+        self.longest_turn_seconds = 0.0
+        """The longest time, since the start, in which the loop did not look for events."""
         self._calls: list[Callable[[], None]] = []
 
     def defer(self, call: Callable[[], None]) -> None:
@@ -91,6 +94,7 @@ class _LeanLoop:
         self._selectables: dict[int, Any] = reactor._selectables
         self._busy_poll_seconds = busy_poll_seconds
         self._is_brisk = False  # the last wait was short
+        self._woke = math.inf  # when the last wait ended
 
     def iterate(self, timeout: float | None) -> None:
         """Handle events until a delayed call, another thread or the end of all needs a turn."""
@@ -124,6 +128,8 @@ class _LeanLoop:
         machines (haltpoll) and for sockets (net.core.busy_poll).
         """
         poll, began = self._poll, time.perf_counter()
+        if began - self._woke > turn_end.longest_turn_seconds:
+            turn_end.longest_turn_seconds = began - self._woke
         events: list[tuple[int, int]] = []
         if self._is_brisk:
             until = began + self._busy_poll_seconds
@@ -131,7 +137,8 @@ class _LeanLoop:
                 os.sched_yield()
         if not events:
             events = poll(-1 if timeout is None else timeout, most)
-        self._is_brisk = time.perf_counter() - began < 2 * self._busy_poll_seconds
+        self._woke = time.perf_counter()
+        self._is_brisk = self._woke - began < 2 * self._busy_poll_seconds
         return events
 
     def _is_wanted_elsewhere(self) -> bool:

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from proxyservice.errors import StartError
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.deadlines import Deadlines
+from proxyservice.net.lean_loop import turn_end
 from proxyservice.server.drain import Drain
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.front_end import warn_if_open
@@ -208,3 +209,6 @@ class ProxyService(Service):
         yield stopped
         self._lock.release()
         log.info("stopped; every lease is remembered")
+        if turn_end.active:
+            longest_ms = turn_end.longest_turn_seconds * 1000
+            log.info("the longest turn took {longest_ms:.1f} ms", longest_ms=longest_ms)

@@ -164,3 +164,15 @@ def test_in_vain_it_looks_once_and_then_sleeps(monkeypatch: pytest.MonkeyPatch) 
     gaps = (1.0, 40e-6, 80e-6, 80e-6, 400e-6, 400e-6, 40e-6, 40e-6)
     slept = sleeps(monkeypatch, 50e-6, *accumulate(gaps))
     assert slept == [1, 2, 3, 4, 5, 6, 7, 7]
+
+
+def test_the_longest_turn_is_the_time_between_two_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = Poller(1.0, 2.0, 3.0, 9.0)
+    reactor: Any = SimpleNamespace(_poller=poller, _selectables={})
+    monkeypatch.setattr(lean_loop.time, "perf_counter", poller.clock)
+    monkeypatch.setattr(lean_loop.turn_end, "longest_turn_seconds", 0.0)
+    loop = lean_loop._LeanLoop(reactor, 0.0)
+    for takes_seconds in (0.25, 0.5, 0.125, 0.0):
+        loop._wait(None, 1)
+        poller.now += takes_seconds
+    assert lean_loop.turn_end.longest_turn_seconds == pytest.approx(0.5, abs=1e-4)
