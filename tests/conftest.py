@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.node.processes import open_descriptors
 from tests.ports import unused_port
 
 VECTORS: dict[str, dict[str, Any]] = {
@@ -53,3 +57,19 @@ def _no_thread_stays() -> Iterator[None]:
         thread.join(timeout=5)
     stuck = [thread.name for thread in left if thread.is_alive()]
     assert not stuck, f"threads still run: {', '.join(stuck)}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_open() -> Iterator[None]:
+    """A test closes its sockets, files and pipes, and leaves no timer in the process's reactor."""
+    from twisted.internet import reactor as running
+
+    reactor: Any = running  # before anything is counted: it has descriptors of its own
+    before, timers = Counter(open_descriptors(os.getpid())), set(reactor.getDelayedCalls())
+    yield
+    if Counter(open_descriptors(os.getpid())) - before:
+        gc.collect()  # what only the collector would close is not kept by anybody
+    left = Counter(open_descriptors(os.getpid())) - before
+    assert not left, f"still open: {', '.join(left)}"
+    late = set(reactor.getDelayedCalls()) - timers
+    assert not late, f"still to come: {', '.join(map(str, late))}"

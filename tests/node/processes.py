@@ -19,6 +19,17 @@ from typing import Any
 
 SCRIPTS = Path(sys.executable).parent
 ENDS_SECONDS = 15.0
+LONGEST_TURN_MS = 1000.0
+"""Of a service on a machine that does other things, too; by itself it is some milliseconds."""
+
+
+def open_descriptors(pid: int) -> list[str]:
+    """What a process has open."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(descriptor))
+    return found
 
 
 def wait_until(true: Callable[[], object], seconds: float = 20.0, what: object = "") -> None:
@@ -75,11 +86,12 @@ class Program:
         found: list[re.Match[str]] = []
 
         def has_come() -> bool:
+            ended = self.process.poll() is not None
             text = self.stderr if stderr else self.stdout
             match = re.search(rf"^(?:.* )?{pattern}\n", text, re.MULTILINE)
             if match is not None:
                 found.append(match)
-            elif self.process.poll() is not None:
+            elif ended:
                 raise AssertionError(f"it ended without {pattern!r}: {self.stdout}{self.stderr}")
             return match is not None
 
@@ -108,6 +120,7 @@ class Relay(Program):
 
     def __init__(self, directory: Path, port: int, ports: range, *options: str) -> None:
         self.port = port
+        self.ports = ports
         super().__init__(
             directory,
             *(*self.twistd, "-n", "--pidfile=", "proxyservice", "--state-dir", "state"),
@@ -115,11 +128,32 @@ class Relay(Program):
             *("--ports", f"{ports.start}-{ports.stop - 1}", "--public-host", "127.0.0.1"),
             *options,
         )
-        self.wait_for("started: .*")
+        self._started()
 
     def again(self) -> None:
         super().again()
+        self._started()
+
+    def _started(self) -> None:
         self.wait_for("started: .*")
+        self._descriptors_at_start = self.descriptors
+
+    @property
+    def descriptors(self) -> int:
+        """How many are open."""
+        return len(open_descriptors(self.process.pid))
+
+    def finish(self) -> None:
+        """All have left: it is what it was at its start, ends well, and no turn took too long.
+
+        But for the ports that it has leased: after streams they stay for a while.
+        """
+        ports = set(re.findall(r"leased port (\d+)", self.stdout))
+        most = self._descriptors_at_start + len(ports)
+        wait_until(lambda: self.descriptors <= most, what=f"no more than {most} descriptors")
+        assert self.end(signal.SIGTERM) == 0
+        longest_ms = float(self.wait_for(r"the longest turn took ([\d.]+) ms")[1])
+        assert longest_ms < LONGEST_TURN_MS
 
     @property
     def via(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,7 +45,10 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     """One for all tests of a module that leave it running."""
     relay = Relay(tmp_path_factory.mktemp("relay"), unused_port(), PORTS)
     yield relay
-    assert relay.end(signal.SIGTERM) == 0
+    try:
+        relay.finish()
+    finally:
+        relay.kill()
     assert not TRACEBACK.search(relay.stdout + relay.stderr)
 
 
@@ -55,7 +57,11 @@ def own_relay(tmp_path: Path) -> Iterator[Relay]:
     """One that the test may kill."""
     relay = Relay(tmp_path / "relay", unused_port(), PORTS)
     yield relay
-    relay.kill()
+    try:
+        if relay.process.poll() is None:
+            relay.finish()
+    finally:
+        relay.kill()
     assert not TRACEBACK.search(relay.stdout + relay.stderr)
 
 

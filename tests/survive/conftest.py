@@ -28,7 +28,10 @@ Relays = Callable[..., Relay]
 
 @pytest.fixture
 def relays(tmp_path: Path) -> Iterator[Relays]:
-    """Start `twistd proxyservice` with these options; no log of one may have a traceback."""
+    """Start `twistd proxyservice` with these options.
+
+    After the test those that still run are looked at (`Relay.finish`); no log has a traceback.
+    """
     started: list[Relay] = []
 
     def start(*options: str, ports: range = PORTS) -> Relay:
@@ -37,8 +40,13 @@ def relays(tmp_path: Path) -> Iterator[Relays]:
         return started[-1]
 
     yield start
-    for relay in started:
-        relay.kill()
+    try:
+        for relay in started:
+            if relay.process.poll() is None:
+                relay.finish()
+    finally:
+        for relay in started:
+            relay.kill()
     for relay in started:
         assert not TRACEBACK.search(relay.stdout + relay.stderr)
 

@@ -25,13 +25,14 @@ from tests.attacks.kit import (
     receive_message,
     register,
 )
-from tests.node.processes import Relay, wait_until
+from tests.node.processes import Relay, open_descriptors, wait_until
 from tests.ports import unused_port
 from tests.real.conftest import TRACEBACK
 from tests.survive.conftest import FULL, PORTS, scaled
 
 pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
+LOGINS = scaled(1_000, 100)
 CYCLES = scaled(100_000, 3_000)
 WARM_UP_CYCLES = CYCLES // 5
 """Until then caches fill: of the store, of the allocator, of the interpreter."""
@@ -57,7 +58,7 @@ class CountedRelay(Relay):
         self.process.send_signal(signal.SIGUSR2)
         wait_until(told.exists)
         found: dict[str, int] = json.loads(told.read_text())
-        found["descriptors"] = len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        found["descriptors"] = len(open_descriptors(self.process.pid))
         return found
 
     def settled(self) -> dict[str, int]:
@@ -75,7 +76,10 @@ class CountedRelay(Relay):
 def relay(tmp_path: Path) -> Iterator[CountedRelay]:
     relay = CountedRelay(tmp_path / "relay", unused_port(), PORTS)
     yield relay
-    relay.kill()
+    try:
+        relay.finish()
+    finally:
+        relay.kill()
     assert not TRACEBACK.search(relay.stdout + relay.stderr)
 
 
@@ -187,3 +191,14 @@ def test_t30_nothing_grows(relay: CountedRelay) -> None:
     assert per_1000 < MOST_BYTES_PER_1000
     if FULL:  # some hundred come and go with each connection of a node
         assert blocks < CYCLES // 20
+
+
+def test_t3_logins_over_connections_that_are_still_open(relay: CountedRelay) -> None:
+    nodes = (MessageNode(relay), StreamNode(relay))
+    before = relay.settled()
+    for number in range(LOGINS // 2):
+        for node in nodes:
+            node.again(0)
+            if number % 10 == 0:
+                node.cycle(number)
+    wait_until(lambda: relay.settled() == before, what=(before, relay.settled()))
