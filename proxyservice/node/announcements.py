@@ -61,7 +61,8 @@ class Announcements(EndingEvents):
             self._stdout.flush()
         except OSError:
             # whoever read has gone (`| head -1`); what is exposed stays so
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), self._stdout.fileno())
 
     # -------------------------------------------------------------- events
 
