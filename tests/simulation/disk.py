@@ -89,8 +89,13 @@ class Disk:
         thread.writes = [*(one for one in thread.writes if not one.happened), write]
         seconds = self._random.random() * (6.0 if self.slow else 0.02)
         reactor.from_thread(seconds, write.happen)
-        reactor.from_thread(2 * seconds, write.tell)
+        reactor.from_thread(2 * seconds, self._tell, write)
         return write.done
+
+    def _tell(self, write: Write) -> None:
+        if write.outcome is not None:
+            self.failed_at = self._timeline.now
+        write.tell()
 
 
 class Store(LeaseStore):

@@ -131,6 +131,8 @@ class Ledger:
         left = kept.until - self.now
         if left <= MOMENT or self._relay.table.at_port(port) is not None:
             return
+        if self._may_be_busy(port, BUSY_SECONDS + TIMES.quarantine):
+            return  # kept for whoever was moved to it last, and could not have it either
         found = self._relay.table.kept(port)
         assert found is not None, f"the quarantine of {port} is lost in a restart"
         assert found[0] == kept.owner, f"{port} is kept for somebody else"

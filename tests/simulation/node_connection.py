@@ -168,6 +168,8 @@ class NodeConnection(Peer):
         self.world.trace(self.name, "is refused", payload.code, payload.reason)
         if payload.code in (pb.REFUSAL_SUPERSEDED, pb.REFUSAL_DENIED):
             self.told.pop(self._origins.get(message.request_nonce, ""), None)
+        if message.request_nonce in self._releasing:  # it has ended, and that is not on disk
+            self.told.pop(self._releasing.pop(message.request_nonce)[0], None)
         if message.request_nonce == 0:
             self.closing = True
         elif origin is not None:

@@ -46,9 +46,9 @@ class Reactor:
         if self.alive:
             call(*args, **kwargs)
 
-    def from_thread(self, seconds: float, call: Any) -> None:
+    def from_thread(self, seconds: float, call: Any, *args: Any) -> None:
         """Another thread will do this then; nothing, when the process is gone."""
-        self._timeline.after(seconds, self._called, call, (), {})
+        self._timeline.after(seconds, self._called, call, args, {})
 
     def callWhenRunning(self, call: Any, *args: Any) -> None:
         call(*args)

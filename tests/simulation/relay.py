@@ -84,7 +84,7 @@ class Relay:
             WaitedPorts(self.ports, room),
             wall=wall,
         )
-        descriptors = Unlimited(lambda: self.factory.open_sockets + len(self.ports) + room.count)
+        descriptors = Unlimited(lambda: self.factory.sockets + len(self.ports) + room.count)
         self.factory = MainFactory(
             self.registry, deadlines, reactor.seconds, settings, room, descriptors=descriptors
         )

@@ -272,7 +272,11 @@ class World:
                 (commits, "ThreadPool", Thread),
                 (commits, "deferToThreadPool", self.disk.defer),
                 (store, "connect", self.disk.connect),
-                (ports, "_listening_socket", lambda family, host, port: self.network.listen(port)),
+                (
+                    ports,
+                    "_listening_socket",
+                    lambda family, host, port, backlog: self.network.listen(port),
+                ),
                 (takeover, "acknowledged_bytes", acknowledged_bytes),
                 (drain, "random", secret),
                 (service, "TICK_SECONDS", 1.0),
