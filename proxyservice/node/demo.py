@@ -13,13 +13,14 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.interfaces import IReactorTime
 
 from proxyservice.errors import UnreachableError
 from proxyservice.node.events import NodeEvents
 from proxyservice.node.messages import Received
 from proxyservice.node.node import Node
+from proxyservice.process import on_first_signal
 
 DEMO_SECONDS = 20.0
 """On any machine the demo takes under two seconds; this is for broken ones."""
@@ -95,14 +96,18 @@ def start_service(reactor: IReactorTime, directory: str) -> tuple[Any, str]:
 
 @inlineCallbacks
 def demonstrate(reactor: Any, say: Say) -> Any:
-    """Do the seven steps. Fails with UnreachableError when a byte is missing."""
+    """Do the seven steps. Fails with UnreachableError when a byte is missing, or on a signal."""
     with tempfile.TemporaryDirectory(prefix="proxyservice-demo-") as directory:
         service, server = start_service(reactor, directory)
+        # in place of the service's own, which would leave its end to twistd
+        on_first_signal(reactor, lambda: steps.cancel())
         say(f"service: twistd proxyservice, here in this process, on {server}")
         one, two = (_DemoNode(name, server, reactor) for name in ("node 1", "node 2"))
         try:
             steps: Deferred[None] = _seven_steps(one, two, server, say)
             yield steps.addTimeout(DEMO_SECONDS, reactor)
+        except CancelledError:
+            raise UnreachableError("interrupted") from None
         finally:
             yield one.node.stopService()
             yield two.node.stopService()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +31,22 @@ def test_the_demo_shows_the_seven_steps_and_ends_by_itself() -> None:
     lines = iter(ran.stdout.splitlines())
     for step in SEVEN_STEPS:
         assert any(re.fullmatch(step, line) for line in lines), step
+
+
+@pytest.mark.process
+def test_an_interrupted_demo_ends_and_cleans_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "proxyservice", "demo"]
+    demo = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    with demo:
+        try:
+            assert demo.stdout is not None
+            assert demo.stdout.readline().startswith("service: ")
+            demo.send_signal(signal.SIGINT)
+            _, said = demo.communicate(timeout=60)
+        finally:
+            demo.kill()
+    assert (demo.returncode, said) in ((1, "Error: interrupted\n"), (0, "")), "0: it was faster"
+    assert list(tmp_path.iterdir()) == []
