@@ -52,6 +52,7 @@ class Holder(Protocol):
 
         `taken_over`: another holder has it now. `moved`: this holder asked for another port and
         has that. `released`: it gave it back. `revoked`: the operator ended it.
+        `lost`: another program took its port while it moved, and it could not move.
         """
 
 
@@ -296,8 +297,10 @@ class LeaseRegistry(Service):
         # What is not on disk at all was never announced, by an earlier grant either.
         undone = grant if stored is not None else replace(grant, fresh=True)
         self._table.undo(undone, self._reactor.seconds(), resumes=before)
-        if before is None or undone.fresh or not self._bound_again(grant.lease):
+        if before is None or undone.fresh:
             del self._holders[owner]
+        elif not self._bound_again(grant.lease):
+            self._holders.pop(owner).lease_lost(replace(grant.lease), "lost")
         self._note_changes()
         raise unstorable()
 

@@ -460,6 +460,7 @@ def test_a_holder_that_cannot_move_and_whose_port_was_taken_meanwhile_is_remembe
     assert run.sockets.bound == set()
     assert run.registry.counts()["remembered"] == 1
     assert run.port_of(ALICE) == old
+    assert node.outcomes == ["moved", "lost"]
 
 
 def test_what_a_grant_released_is_back_when_the_grant_cannot_be_stored(run: Run) -> None:
