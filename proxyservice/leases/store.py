@@ -70,6 +70,7 @@ class LeaseStore:
         self._network_id = network_id
         self._path = None if url == "memory:" else Path(url.removeprefix("sqlite:///"))
         self._engine: sa.Engine | None = None
+        self._epoch = 0
 
     def open(self, wall_now: float) -> Loaded:
         """Create or check the tables, raise and commit the epoch, read all rows."""
@@ -102,14 +103,22 @@ class LeaseStore:
             }
             upsert = insert(clock).on_conflict_do_update(["network_id"], set_=row)
             connection.execute(upsert, row)
+            self._epoch = epoch
             return Loaded(epoch, heartbeat, read_rows(connection, self._network_id))
 
     def write(self, batch: Batch) -> None:
-        """Commit all of it, or nothing."""
+        """Commit all of it, or nothing; nothing once another service has opened the store."""
         with self._errors("written"):
             assert self._engine is not None, "not open"
             with self._engine.begin() as connection:
+                self._check_epoch(connection)
                 self._write(connection, batch)
+
+    def _check_epoch(self, connection: sa.Connection) -> None:
+        """What this start knows of the leases holds until the next start of any service."""
+        own = clock.c.network_id == self._network_id
+        if connection.execute(sa.select(clock.c.epoch).where(own)).scalar() != self._epoch:
+            raise StoreError("another service has opened it since: give each a --store of its own")
 
     def _write(self, connection: sa.Connection, batch: Batch) -> None:
         own = {"network_id": self._network_id}

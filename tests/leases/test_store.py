@@ -91,6 +91,18 @@ def test_a_batch_is_written_whole_or_not_at_all(opened: LeaseStore, path: Path) 
     assert reading(path).listing()[1] == ROWS[:1]
 
 
+def test_who_started_before_writes_nothing_any_more(opened: LeaseStore, path: Path) -> None:
+    newer = LeaseStore(sqlite_url(path), NETWORK)
+    newer.open(101.0)
+    with pytest.raises(StoreError, match="another service has opened it since"):
+        opened.write(Batch(rows=ROWS[:1]))
+    newer.write(Batch(rows=ROWS[1:]))
+    newer.close()
+    last = LeaseStore(sqlite_url(path), NETWORK)
+    assert len(last.open(102.0).rows) == len(ROWS) - 1
+    last.close()
+
+
 @pytest.mark.parametrize(
     ("text", "url"),
     [
