@@ -167,12 +167,12 @@ class Options(PluginOptions):
         ["drain", None, "30s", "How long a stop lets open visitors finish; 0: not at all."],
         ["history", None, "90d", "How long it is kept who had which port."],
         ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
-        ["claimed", None, "", "Nodes without proof: allow, local, deny. [default: allow]"],
-        ["tls-cert", None, "", "Certificate chain (PEM) of endpoints like tls:tcp:6009."],
-        ["tls-key", None, "", "Its key (PEM). Both are read again on SIGHUP."],
-        ["tls-client-ca", None, "", "Authorities (PEM) that nodes need a certificate of."],
-        ["token-file", None, "", "Tokens that nodes need one of; read again on SIGHUP."],
-        ["policy", None, "", "TOML file: who may have what; read again on SIGHUP."],
+        ["claimed", None, None, "Nodes without proof: allow, local, deny. [default: allow]"],
+        ["tls-cert", None, None, "Certificate chain (PEM) of endpoints like tls:tcp:6009."],
+        ["tls-key", None, None, "Its key (PEM). Both are read again on SIGHUP."],
+        ["tls-client-ca", None, None, "Authorities (PEM) that nodes need a certificate of."],
+        ["token-file", None, None, "Tokens that nodes need one of; read again on SIGHUP."],
+        ["policy", None, None, "TOML file: who may have what; read again on SIGHUP."],
         ["max-frame", None, "64MiB", "Largest relayed frame."],
         ["inflate-check", None, "0", "Inflate and check relayed bodies up to this size."],
         ["store", None, "", "memory: or sqlite:///path [default: in the state directory]"],
@@ -197,6 +197,7 @@ class Options(PluginOptions):
         """Check what has no default to check."""
         from twisted.internet import reactor
 
+        self._refuse_empty()
         self["listen"] = self["listen"] or ["tcp:6008"]
         self["state-dir"] = make_state_directory(self["state-dir"])
         try:
@@ -220,10 +221,6 @@ class Options(PluginOptions):
                 self[name] = check(self[name]) if self[name] else ""
             except ValueError as error:
                 raise usage.UsageError(f"--{name}: {error}") from None
-        for row in self.optParameters:
-            name, default = str(row[0]), row[2]
-            if default and self[name] == "":
-                raise usage.UsageError(f"--{name} needs a value")
         own = ServiceLimits(
             max_frame_bytes=self["max-frame"], inflate_check_bytes=self["inflate-check"]
         )
@@ -231,6 +228,16 @@ class Options(PluginOptions):
             self["limits"] = Limits.parse(self["limit"], own)
         except ValueError as error:
             raise usage.UsageError(f"--limit: {error}") from None
+
+    def _refuse_empty(self) -> None:
+        """An empty value, as of an unset variable, stands for a default of "" alone.
+
+        What keeps somebody out is no such option: it would let everybody in.
+        """
+        for row in self.optParameters:
+            name, default = str(row[0]), row[2]
+            if default != "" and self[name] == "":
+                raise usage.UsageError(f"--{name} needs a value")
 
     def _access(self) -> Access:
         """The operator's files. Raises UsageError."""

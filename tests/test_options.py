@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from twisted.python import usage
 
 from proxyservice.options import PluginOptions
+from proxyservice.tap import Options as ServiceOptions
 
 
 class Options(PluginOptions):
@@ -50,3 +52,14 @@ def test_the_help_tells_each_default_once() -> None:
     assert said.count("[default: ") == 2
     assert "A size. [default: 1]" in said
     assert "A place. [default: here]" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["claimed", "tls-cert", "tls-key", "tls-client-ca", "token-file", "policy", "ports"]
+)
+def test_an_unset_variable_lets_nobody_in(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        ServiceOptions().parseOptions([f"--{name}", "", "--state-dir", str(tmp_path)])
+    assert capsys.readouterr().err == f"twistd proxyservice: --{name} needs a value\n"
