@@ -86,8 +86,8 @@ class LeaseRecord:
         return lost
 
     def port_of(self, owner: Owner) -> int | None:
-        """The port of the owner's lease on disk."""
-        return self._stored.get(owner)
+        """The port of the owner's lease on disk; of none when that is another service's now."""
+        return None if self._store.is_taken else self._stored.get(owner)
 
     def ended(self, ended: Iterable[EndedLease]) -> None:
         """These leases are over: what is still on disk of them keeps nobody's address."""

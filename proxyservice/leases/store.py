@@ -71,6 +71,8 @@ class LeaseStore:
         self._path = None if url == "memory:" else Path(url.removeprefix("sqlite:///"))
         self._engine: sa.Engine | None = None
         self._epoch = 0
+        self.is_taken = False
+        """Another service has opened it since: what is on disk is no longer this one's."""
 
     def open(self, wall_now: float) -> Loaded:
         """Create or check the tables, raise and commit the epoch, read all rows."""
@@ -118,6 +120,7 @@ class LeaseStore:
         """What this start knows of the leases holds until the next start of any service."""
         own = clock.c.network_id == self._network_id
         if connection.execute(sa.select(clock.c.epoch).where(own)).scalar() != self._epoch:
+            self.is_taken = True
             raise StoreError("another service has opened it since: give each a --store of its own")
 
     def _write(self, connection: sa.Connection, batch: Batch) -> None:

@@ -111,6 +111,7 @@ class Disk:
         self.heartbeat: float | None = None
         self.error: Exception | None = None
         self.writes = 0
+        self.is_taken = False
 
     def open(self, wall_now: float) -> Loaded:
         self.epoch += 1

@@ -73,6 +73,17 @@ def test_a_crash_shortens_nothing(tmp_path: Path) -> None:
     second.stop()
 
 
+def test_a_replaced_service_grants_nothing_not_even_what_it_had(tmp_path: Path) -> None:
+    first = Run(on_disk(tmp_path / "db"), range(1, 9))
+    granted = first.lease(proved(1))
+    second = Run(on_disk(tmp_path / "db"), range(1, 9))
+    assert "cannot be stored" in str(first.refusal(proved(1))), "though it was on disk"
+    assert "cannot be stored" in str(first.refusal(proved(2)))
+    assert second.lease(proved(1)).lease.port == granted.lease.port
+    first.stop()
+    second.stop()
+
+
 def test_a_wall_clock_that_jumps_ends_nothing_early_and_nothing_late(tmp_path: Path) -> None:
     run = Run(on_disk(tmp_path / "db"), range(1, 9))
     grant = run.lease(ALICE)
