@@ -7,13 +7,13 @@ each state. States that differ in generations and absolute times alone are one.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from proxyservice.leases import unleased
 from proxyservice.leases.lease import LeaseQuota, LeaseTimes, Owner
+from tests.leases.breadth_first import visit_states
 from tests.leases.joined import Joined, claimed, proved
 
 TIMES = LeaseTimes(ttl=2.0, proved_ttl=3.0, hold=1.0, quarantine=2.0)
@@ -86,7 +86,7 @@ def events(joined: Joined) -> Iterator[Event]:
             yield ended(owner, how, 1)
 
 
-def fingerprint(joined: Joined) -> object:
+def fingerprint(joined: Joined) -> str:
     """All that matters for what may come, with ports and claimed owners named by what they are."""
     model, now = joined.model, joined.model.now
     free, kept = list(joined.table._unleased._free), joined.table._unleased._kept_for
@@ -122,20 +122,6 @@ def busy_ports_rest_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_state_within_reach_keeps_the_invariants() -> None:
     start = Joined(PORTS, TIMES, busy_seconds=BUSY_SECONDS)
-    seen = {fingerprint(start)}
-    frontier = [pickle.dumps(start)]
-    depth = 0
-    while frontier and len(seen) < STATES:
-        depth += 1
-        following = []
-        for state in frontier:
-            for event in events(pickle.loads(state)):
-                joined = pickle.loads(state)
-                event(joined)
-                found = fingerprint(joined)
-                if found not in seen and len(seen) < STATES:
-                    seen.add(found)
-                    following.append(pickle.dumps(joined))
-        frontier = following
+    depth, complete = visit_states(start, events, fingerprint, STATES)
     assert depth >= 5, "far enough for a lease to begin, end, be quarantined and taken again"
-    assert not (FULL and frontier), "there are no states beyond"
+    assert complete or not FULL, "there are no states beyond"

@@ -8,7 +8,6 @@ and not know it: what it still grants must reach nobody (invariants 2, 3, 5, 8, 
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
@@ -19,6 +18,7 @@ from proxyservice.errors import RefusedError
 from proxyservice.leases.lease import LeaseState, LeaseTimes, Owner
 from proxyservice.leases.rows import QUARANTINED, Row, WallClock, restore, row_of
 from proxyservice.leases.table import LeaseTable
+from tests.leases.breadth_first import visit_states
 from tests.leases.joined import claimed, proved
 
 TIMES = LeaseTimes(ttl=2.0, proved_ttl=3.0, hold=1.0, quarantine=2.0)
@@ -121,7 +121,7 @@ class World:
         assert len(set(owners)) == len(owners), "one row for each lease"
         return True
 
-    def seen_as(self) -> object:
+    def seen_as(self) -> str:
         """All that matters for what may come."""
         tables = [server and self._table_seen_as(server) for server in self.servers]
         rows = [
@@ -168,28 +168,11 @@ def events(world: World) -> Iterator[Event]:
                 )
 
 
-def visit_states(start: World) -> int:
-    """Breadth first; how deep it went."""
-    seen, frontier, depth = {start.seen_as()}, [pickle.dumps(start)], 0
-    while frontier and len(seen) < STATES:
-        depth += 1
-        following = []
-        for state in frontier:
-            for event in events(pickle.loads(state)):
-                world = pickle.loads(state)
-                event(world)
-                found = world.seen_as()
-                if found not in seen and len(seen) < STATES:
-                    seen.add(found)
-                    following.append(pickle.dumps(world))
-        frontier = following
-    return depth
-
-
 def test_a_replaced_server_takes_nothing_from_anybody() -> None:
-    assert visit_states(World()) >= 4, "far enough for both to have started and granted"
+    depth, _ = visit_states(World(), events, World.seen_as, STATES)
+    assert depth >= 4, "far enough for both to have started and granted"
 
 
 def test_without_the_fence_it_does() -> None:
     with pytest.raises(AssertionError, match=r"promised|its own|rise|one row"):
-        visit_states(World(fenced=False))
+        visit_states(World(fenced=False), events, World.seen_as, STATES)

@@ -74,9 +74,9 @@ class Far:
             *hole.command(RELAY, *twistd, "--state-dir", "state", "--listen", f"tcp:{port}"),
         )
         self.relay.wait_for("started: .*")
-        echo = "from tests.node.processes import EchoServer; import time\n"
+        echo = "from tests.node.processes import EchoServer; import signal\n"
         echo += "EchoServer.handle_error = lambda *_: None\n"  # resets are what is wanted here
-        echo += f"with EchoServer({target}): print('echoing', flush=True); time.sleep(3600)"
+        echo += f"with EchoServer({target}): print('echoing', flush=True); signal.pause()"
         run(*hole.command(NODE, sys.executable, "-c", echo)).wait_for("echoing")
         words = (SCRIPTS / "proxyservice", "expose", target, "--via", self.via, "--json")
         self.exposing = run(*hole.command(NODE, *words))

@@ -347,16 +347,6 @@ class TokenRelay(Relay):
         )
 
 
-@pytest.fixture
-def started() -> Iterator[list[Program]]:
-    programs: list[Program] = []
-    yield programs
-    for program in programs:
-        program.kill()
-        said = program.stdout + program.stderr
-        assert "Traceback" not in said, said
-
-
 @pytest.mark.process
 def test_expose_needs_a_token_and_ends_when_it_is_revoked(
     tmp_path: Path, started: list[Program], free_port: int
