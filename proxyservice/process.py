@@ -39,8 +39,10 @@ def _spare_the_collector() -> None:
     """Have the cyclic collector look at what is new, seldom, and never at what was imported.
 
     A short visitor leaves some cycles behind; with Python's defaults each
-    hundred of them cost a look at all that lives.
+    hundred of them cost a look at all that lives. PyPy's collector has generations anyway.
     """
+    if not hasattr(gc, "freeze"):
+        return
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, 20, 100)
 

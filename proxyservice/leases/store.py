@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -171,16 +172,21 @@ def connect(path: Path | str) -> sqlite3.Connection:
     try:
         # Synchronous FULL: what was acknowledged survives a power cut, too.
         for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {pragma}")
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'leases'")
-        for (table,) in tables.fetchall():
-            found = connection.execute(f"PRAGMA quick_check({table})").fetchone()[0]
+            _answer(connection, f"PRAGMA {pragma}")
+        for (table,) in _answer(connection, "SELECT name FROM sqlite_master WHERE name = 'leases'"):
+            ((found, *_), *_) = _answer(connection, f"PRAGMA quick_check({table})")
             if found != "ok":
                 raise sqlite3.DatabaseError(f"malformed: {found}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _answer(connection: sqlite3.Connection, statement: str) -> list[Any]:
+    """All rows, and the statement is over: PyPy would leave it open, and then it is in the way."""
+    with closing(connection.execute(statement)) as cursor:
+        return cursor.fetchall()
 
 
 @contextmanager

@@ -78,11 +78,16 @@ def install_lean_loop(reactor: Any, *, busy_poll: bool = True) -> bool:
     """
     if not hasattr(select, "epoll") or any(not hasattr(reactor, name) for name in _NAMES):
         return False
-    vars(reactor)["doIteration"] = _LeanLoop(
-        reactor, BUSY_POLL_SECONDS if busy_poll and len(os.sched_getaffinity(0)) > 1 else 0.0
-    ).iterate
+    seconds = BUSY_POLL_SECONDS if busy_poll and _processors() > 1 else 0.0
+    vars(reactor)["doIteration"] = _LeanLoop(reactor, seconds).iterate
     turn_end.active = True
     return True
+
+
+def _processors() -> int:
+    """How many this process may use; PyPy knows only how many there are."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return os.cpu_count() or 1 if affinity is None else len(affinity(0))
 
 
 class _LeanLoop:
