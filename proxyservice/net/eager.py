@@ -20,9 +20,11 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from proxyservice.net.lean_loop import turn_end
+from proxyservice.net.send import send
 
-RECEIVE_BYTES = 256 * 1024
-"""Most bytes of one read: beyond it a read gains nothing."""
+RECEIVE_BYTES = 112 * 1024
+"""Most bytes of one read. What is read must still be in the processor's second cache when it is
+sent: with 96 to 112 KiB eight streams are a quarter faster than with 256, with 64 slower again."""
 
 HEADROOM_BYTES = 64
 """Free bytes in front of what was read, for whoever writes a header there (StreamData)."""
@@ -114,7 +116,7 @@ class EagerConnection(tcp.Connection):
     def _send(self, data: bytes | bytearray | memoryview) -> int:
         """Return how many bytes the kernel took; -1 when the connection is broken."""
         try:
-            sent = self.socket.send(data)
+            sent = send(self.socket, data)
         except OSError as error:
             return 0 if error.errno in _NOT_NOW else -1
         self.sent_bytes += sent

@@ -25,7 +25,7 @@ from proxyservice.wire.stream_frames import (
 )
 
 LARGEST_PAYLOAD_BYTES = 256 * 1024
-"""Payload of one StreamData at most: one read."""
+"""Payload of one StreamData at most (docs/protocol.md, "StreamData")."""
 
 SHARED_PAYLOAD_BYTES = 64 * 1024
 """While other streams wait: what each of them waits for at most, for each competitor."""

@@ -14,7 +14,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 DEFAULT_WINDOW_BYTES: Final = 256 * KIB
-"""Credit of a new stream: one full read, and 20 Mbit/s at 100 ms from the first byte on."""
+"""Credit of a new stream: two full reads, and 20 Mbit/s at 100 ms from the first byte on."""
 
 SMALL_WINDOW_BYTES: Final = 16 * KIB
 """Credit of a new stream while `SCARCE_BYTES` are out."""
