@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from benchmarks.delay import DELAY_MS, LOSS_PERCENT, DelayedScene
 from benchmarks.measure import COSTS, LOADS, Cost, Load
 from benchmarks.measure.base import QUICK, Scale
 from benchmarks.peers import ALL, Peer
+from benchmarks.peers.proxyservice import ProxyService, installed_in
 from benchmarks.processes import BenchmarkError, raise_descriptor_limit, stop_all
 from benchmarks.results import Results
 from benchmarks.rounds import LoadRounds, run_costs
@@ -47,12 +49,36 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="where to write (benchmarks/results)"
     )
+    parser.add_argument(
+        "--installed",
+        action="append",
+        default=[],
+        type=installation,
+        metavar="NAME=DIR",
+        help="also this project as installed for another Python: DIR has its twistd (again for "
+        "more)",
+    )
+    parser.add_argument(
+        "--warm-up",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="of each load before it counts: for compilers at run time (0)",
+    )
     parser.add_argument("--add", action="store_true", help="add to the results that are there")
     parser.add_argument("--list", action="store_true", help="show the names for --only and --peers")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.seconds = options.seconds or (0.5 if options.quick else 3.0)
     return options
+
+
+def installation(text: str) -> type[ProxyService]:
+    """Read NAME=DIR. Raises ArgumentTypeError."""
+    name, _, directory = text.partition("=")
+    if not name or not directory:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return installed_in(Path(directory).absolute(), name)
 
 
 class Plan:
@@ -66,7 +92,7 @@ class Plan:
         ]
         self.costs = [x for x in COSTS if _wanted(x.name, "costs", only, options.quick)]
         names = options.peers.split(",") if options.peers else None
-        self.peers = [p for p in ALL if names is None or p.name in names]
+        self.peers = [p for p in ALL if names is None or p.name in names] + options.installed
         known = {peer.name for peer in ALL} | {"loads", "delay", "costs"} | _names()
         unknown = [name for name in [*(only or ()), *(names or ())] if name not in known]
         if unknown:
@@ -92,9 +118,12 @@ def present(plan: Plan, results: Results) -> list[type[Peer]]:
             print(f"without {peer.name}: {why}")
             continue
         found.append(peer)
-        results.peers[peer.name] = {"version": peer.version(), "options": peer.options}
-    order = [peer.name for peer in ALL]
-    results.peers = dict(sorted(results.peers.items(), key=lambda item: order.index(item[0])))
+        about = {"version": peer.version(), "options": peer.options}
+        results.peers[peer.name] = about | ({} if peer in ALL else {"installed": "yes"})
+    order = {peer.name: place for place, peer in enumerate(ALL)}
+    results.peers = dict(
+        sorted(results.peers.items(), key=lambda item: order.get(item[0], len(order)))
+    )
     return found
 
 
@@ -109,6 +138,7 @@ def run(options: argparse.Namespace, directory: Path) -> Results:
     results.settings = {
         "rounds": options.rounds,
         "seconds of a load": options.seconds,
+        "seconds of each load before, not counted": options.warm_up,
         "seconds of a bulk load with delay": options.seconds * DELAY_FACTOR,
         "descriptors": limit,
         **results.settings,
@@ -117,6 +147,7 @@ def run(options: argparse.Namespace, directory: Path) -> Results:
         run_loopback(plan.loads, peers, results, options, directory)
         run_delayed(plan.delayed, peers, results, options, directory)
         scale = QUICK if options.quick else Scale()
+        scale = dataclasses.replace(scale, warm_up_seconds=options.warm_up)
         for _ in range(min(options.rounds, MOST_ROUNDS_OF_COSTS) if plan.costs else 0):
             run_costs(Scene("costs", directory), peers, plan.costs, results, scale, print)
     except KeyboardInterrupt:
@@ -136,7 +167,7 @@ def run_loopback(
 ) -> None:
     if loads:
         rounds = LoadRounds(Scene("loopback", directory), peers, results, print)
-        _rounds(rounds, loads, options.rounds, options.seconds)
+        _rounds(rounds, loads, options.rounds, options)
 
 
 def run_delayed(
@@ -161,17 +192,21 @@ def run_delayed(
         rounds = LoadRounds(
             delayed.scene, peers, results, print, DELAY_PREFIX, growth_factor=DELAY_FACTOR
         )
-        _rounds(rounds, loads, min(options.rounds, MOST_ROUNDS_OF_DELAY), options.seconds)
+        _rounds(rounds, loads, min(options.rounds, MOST_ROUNDS_OF_DELAY), options)
     finally:
         delayed.stop()
 
 
-def _rounds(rounds: LoadRounds, loads: Sequence[Load], count: int, seconds: float) -> None:
+def _rounds(
+    rounds: LoadRounds, loads: Sequence[Load], count: int, options: argparse.Namespace
+) -> None:
     try:
         rounds.start()
+        if options.warm_up:
+            rounds.warm_up(loads, options.warm_up)
         for number in range(count):
             print(f"round {number + 1} of {count}")
-            rounds.run(loads, number, seconds)
+            rounds.run(loads, number, options.seconds)
     finally:
         rounds.stop()
 

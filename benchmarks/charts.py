@@ -78,7 +78,8 @@ def _bars(axis: Any, results: Results, row: str) -> None:
     medians = [known[name].median for name in names]
     below = [known[name].median - known[name].low for name in names]
     above = [known[name].high - known[name].median for name in names]
-    colours = [OUR_COLOUR if name == OURS else OTHER_COLOUR for name in names]
+    ours = (OURS, *results.installations)
+    colours = [OUR_COLOUR if name in ours else OTHER_COLOUR for name in names]
     axis.barh(
         names, medians, xerr=(below, above), color=colours, error_kw={"elinewidth": 1, "capsize": 2}
     )

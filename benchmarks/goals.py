@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.results import BEST_TUNNEL, Results
+from benchmarks.results import BEST_TUNNEL, OURS, Results, Spread
 
 DIRECT, SOCAT = "direct", "socat"
 
@@ -22,15 +22,15 @@ class Goal:
         sign = ">=" if self.at_least else "<="
         return f"{sign} {self.bound:g}" + (f" x {self.to}" if self.to else "")
 
-    def reached(self, results: Results) -> bool | None:
-        """By the median; None when it was not measured."""
+    def measured(self, results: Results, ours: str = OURS) -> Spread | None:
+        """Return the ratio, or the figure itself, of this project or another installation of it."""
         if self.row not in results.rows:
             return None
-        spread = (
-            results.ratio(self.row, self.to)
-            if self.to
-            else results.spread(self.row, "proxyservice")
-        )
+        return results.ratio(self.row, self.to, ours) if self.to else results.spread(self.row, ours)
+
+    def reached(self, results: Results, ours: str = OURS) -> bool | None:
+        """By the median; None when it was not measured."""
+        spread = self.measured(results, ours)
         if spread is None:
             return None
         return spread.median >= self.bound if self.at_least else spread.median <= self.bound

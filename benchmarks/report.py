@@ -56,16 +56,18 @@ def figure_table(results: Results) -> list[list[str]]:
 
 def goal_table(results: Results) -> list[list[str]]:
     """Each goal, what was measured, and whether that is enough."""
-    table = [["what", "goal", "measured", ""]]
+    installations = [OURS, *results.installations]
+    heads = ["measured", *results.installations]
+    table = [["what", "goal", *(cell for head in heads for cell in (head, ""))]]
     for goal in GOALS:
         if goal.row not in results.rows:
             continue
-        if goal.to:
-            measured = ratio_text(results.ratio(goal.row, goal.to))
-        else:
-            measured = spread_text(results.spread(goal.row, OURS))
-        verdict = VERDICTS[goal.reached(results)]
-        table.append([results.rows[goal.row].title, goal.text(), measured, verdict])
+        cells = []
+        for ours in installations:
+            spread = goal.measured(results, ours)
+            cells.append(ratio_text(spread) if goal.to else spread_text(spread))
+            cells.append(VERDICTS[goal.reached(results, ours)])
+        table.append([results.rows[goal.row].title, goal.text(), *cells])
     return table
 
 

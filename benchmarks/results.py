@@ -64,12 +64,17 @@ class Results:
         best = max if self.rows[row].higher_is_better else min
         return best(medians, key=medians.__getitem__) if medians else None
 
-    def ratio(self, row: str, to: str) -> Spread | None:
+    @property
+    def installations(self) -> list[str]:
+        """The relays that are this project, too, with another Python."""
+        return [name for name, about in self.peers.items() if about.get("installed")]
+
+    def ratio(self, row: str, to: str, ours: str = OURS) -> Spread | None:
         """Divide this project's figure by that of `to`, in the same round each."""
         other = self.reference(row, to)
         if other is None:
             return None
-        mine, theirs = self.samples[row].get(OURS, []), self.samples[row].get(other, [])
+        mine, theirs = self.samples[row].get(ours, []), self.samples[row].get(other, [])
         pairs = zip(mine, theirs, strict=False)
         ratios = [a / b for a, b in pairs if a is not None and b is not None and b > 0]
         return Spread.of(ratios) if ratios else None

@@ -7,6 +7,7 @@ changes from round to round.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -53,6 +54,13 @@ class LoadRounds:
             link.peer.stop()
         self._links.clear()
         self._origin.stop()
+
+    def warm_up(self, loads: Sequence[Load], seconds: float) -> None:
+        """One round that is not counted: compilers at run time (PyPy, V8) are slow at first."""
+        for load in loads:
+            for link in self._links.values():
+                with contextlib.suppress(BenchmarkError):  # it will be told when it counts
+                    load.measure(link, seconds)
 
     def run(self, loads: Sequence[Load], number: int, seconds: float) -> None:
         """One round, the `number`-th; what has to grow gets `growth_factor` times as long."""

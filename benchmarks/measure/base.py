@@ -55,6 +55,7 @@ class Scale:
     growth_leases: tuple[int, int] = (500, 5_000)
     growth_streams: tuple[int, int] = (100, 1_000)
     relay_seconds: float = 3.0
+    warm_up_seconds: float = 0.0
 
 
 QUICK = Scale(200, 200, 200, (50, 500), (10, 100), 0.3)
@@ -85,7 +86,7 @@ class Cost(ABC):
 
     def applies(self, peer: type[Peer]) -> bool:
         """Whether it can be asked of this relay: of this project's own, unless said otherwise."""
-        return peer.name == "proxyservice"
+        return peer.has_costs
 
 
 __all__ = ["QUICK", "Cost", "Link", "Load", "Row", "Scale"]

@@ -87,8 +87,7 @@ class IdleLeases(Cost):
 @contextlib.contextmanager
 def registered(peer: Peer, first: int, ports: int) -> Iterator[Registrar]:
     """Start a server with `ports` lease ports as the peer's server end, and `first` nodes on it."""
-    process, main = start_server(peer.scene, ports)
-    peer.server_end.append(process)
+    main = start_server(peer, ports)
     host, _, port = main.rpartition(":")
     wait_until(lambda: _accepts(host, int(port)), START_SECONDS, "the server to accept")
     registrar = Registrar((host, int(port)))

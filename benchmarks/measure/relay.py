@@ -42,14 +42,12 @@ class MessageRelay(Cost):
     rows = tuple(_rows())
 
     def measure(self, peer: Peer, origin: Ports, scale: Scale) -> dict[str, float]:
-        process, main = start_server(peer.scene, LEASE_PORTS)
-        peer.server_end.append(process)
+        main = start_server(peer, LEASE_PORTS)
         host, _, port = main.rpartition(":")
         wait_until(lambda: _accepts(host, int(port)), START_SECONDS, "the server to accept")
 
-        def load(size: int, visitors: int) -> dict[str, Any]:
+        def load(size: int, visitors: int, seconds: float = scale.relay_seconds) -> dict[str, Any]:
             program = tools.compiled("relayload", peer.scene.directory)
-            seconds = scale.relay_seconds
             command = [program, host, port, str(size), str(visitors), f"{seconds:g}"]
             result: dict[str, Any] = json.loads(
                 run(peer.scene.relay.command(command), seconds + SPARE_SECONDS)
@@ -60,6 +58,8 @@ class MessageRelay(Cost):
         for sizes, figure in ((SMALL, "frames_per_second"), (LARGE, "gigabytes_per_second")):
             for size, _ in sizes:
                 for visitors in VISITORS:
+                    if scale.warm_up_seconds:
+                        load(size, visitors, scale.warm_up_seconds)
                     figures[f"relay_{size}_{visitors}"] = load(size, visitors)[figure]
         figures["relay_one_way"] = load(SMALL[0][0], ONE_IN_FLIGHT)["p50_us"]
         return figures

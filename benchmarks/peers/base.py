@@ -25,6 +25,8 @@ class Peer(ABC):
     version_command: ClassVar[tuple[str, ...]] = ()
     # How many idle visitors it is asked to hold, where that has to be bounded.
     most_idle_streams: ClassVar[int] = 10_000
+    # Whether what only this project does is measured at it, too.
+    has_costs: ClassVar[bool] = False
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene

@@ -1,7 +1,7 @@
 """The project itself, as a user would start it: ``twistd`` and ``proxyservice expose``.
 
 Both programs are taken from beside the running Python, so the package has to be
-installed there.
+installed there; another installation is measured as a relay of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
+from typing import ClassVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -26,8 +27,8 @@ from cryptography.x509.oid import NameOID
 
 from benchmarks.origin import Ports
 from benchmarks.peers.base import Peer
-from benchmarks.processes import Process
-from benchmarks.scene import Scene, free_port
+from benchmarks.processes import run
+from benchmarks.scene import free_port
 
 START_SECONDS = 20.0
 # Enough for the loads here; the project's default range is ten times as wide.
@@ -45,11 +46,13 @@ class ProxyService(Peer):
     options = (
         "plain TCP; limits per source do not apply to loopback, nor to the slow wire's two ends"
     )
+    has_costs = True
+    directory: ClassVar[Path] = BESIDE_PYTHON
 
     @classmethod
     def missing(cls) -> str:
-        absent = [p for p in ("twistd", "proxyservice") if not (BESIDE_PYTHON / p).exists()]
-        return f"{', '.join(absent)} not beside {sys.executable}: pip install ." if absent else ""
+        absent = [p for p in ("twistd", "proxyservice") if not (cls.directory / p).exists()]
+        return f"{', '.join(absent)} not in {cls.directory}: pip install ." if absent else ""
 
     @classmethod
     def version(cls) -> str:
@@ -68,9 +71,7 @@ class ProxyService(Peer):
         return [self._expose(control, target, f"node{number}") for number in range(count)]
 
     def _serve(self) -> str:
-        process, control = start_server(self.scene, LEASE_PORTS)
-        self.server_end.append(process)
-        return control
+        return start_server(self, LEASE_PORTS)
 
     def _trust(self) -> list[str]:
         """What a node needs to know of the server."""
@@ -78,7 +79,7 @@ class ProxyService(Peer):
 
     def _expose(self, control: str, target: Ports, name: str) -> Ports:
         targets = [f"{target.host}:{port}" for _, port in target.each()]
-        command = [str(BESIDE_PYTHON / "proxyservice"), "expose", *targets, "--via", control]
+        command = [str(self.directory / "proxyservice"), "expose", *targets, "--via", control]
         command += self._trust()
         # a key and known relays of its own, away from those of whoever runs this
         state = {"STATE_DIRECTORY": str(self.scene.directory / f"{name}-{free_port()}")}
@@ -94,14 +95,12 @@ class ProxyServiceTLS(ProxyService):
 
     name = "proxyservice TLS"
     options = "TLS 1.3 between server and node; else as proxyservice"
+    has_costs = False
 
     def _serve(self) -> str:
         file, self._pin = _certificate(self.scene.directory)
-        process, control = start_server(
-            self.scene, LEASE_PORTS, "--tls-cert", file, "--tls-key", file, tls=True
-        )
-        self.server_end.append(process)
-        return f"tls:{control}"
+        options = ("--tls-cert", file, "--tls-key", file)
+        return f"tls:{start_server(self, LEASE_PORTS, *options, tls=True)}"
 
     def _trust(self) -> list[str]:
         return ["--pin", self._pin]
@@ -125,22 +124,36 @@ def _certificate(directory: Path) -> tuple[str, str]:
     return str(file), sha256(public).hexdigest()
 
 
-def start_server(
-    scene: Scene, lease_ports: int, *options: str, tls: bool = False
-) -> tuple[Process, str]:
-    """Start a server with a fresh state directory; it, and its main port as ``host:port``."""
-    side, port = scene.relay, free_port()
+def installed_in(found: Path, title: str) -> type[ProxyService]:
+    """Name the relay `title` that `twistd` and `proxyservice` of another directory make."""
+
+    class Elsewhere(ProxyService):
+        name = title
+        options = f"{ProxyService.options}; {found}"
+        directory = found
+
+        @classmethod
+        def version(cls) -> str:
+            return run([str(found / "python"), "-VV"], 10.0).replace("\n", " ").strip()
+
+    return Elsewhere
+
+
+def start_server(peer: Peer, lease_ports: int, *options: str, tls: bool = False) -> str:
+    """Start a server, state directory fresh, as the peer's end; its main port as ``host:port``."""
+    assert isinstance(peer, ProxyService), "leases are this project's"
+    scene, side, port = peer.scene, peer.scene.relay, free_port()
     low = _lease_range(lease_ports)
     state = scene.directory / f"state-{port}"
     state.mkdir()
-    command = [str(BESIDE_PYTHON / "twistd"), "-n", "--pidfile", "", "proxyservice"]
+    command = [str(peer.directory / "twistd"), "-n", "--pidfile", "", "proxyservice"]
     prefix = "tls:" if tls else ""
     command += ["--listen", f"{prefix}tcp:{port}:interface={side.address}"]
     command += ["--ports", f"{low}-{low + lease_ports - 1}", "--state-dir", str(state), *options]
     if not ip_address(side.address).is_loopback:
         command += ["--trusted-sources", f"{scene.relay.address},{scene.node.address}"]
-    process = scene.start(side, "server", command)
-    return process, f"{side.address}:{port}"
+    peer.server_end.append(scene.start(side, "server", command))
+    return f"{side.address}:{port}"
 
 
 def _lease_range(width: int) -> int:

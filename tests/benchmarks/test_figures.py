@@ -47,6 +47,16 @@ def test_a_goal_counts_by_the_median(mine: float, reached: bool) -> None:
     assert Goal("rate", BEST_TUNNEL, 1.3, at_least=True).reached(results) is reached
 
 
+def test_a_goal_is_asked_of_every_installation() -> None:
+    results = filled(RATE, proxyservice=[9.0], PyPy=[13.0], bore=[10.0])
+    results.peers = {"proxyservice": {}, "PyPy": {"installed": "yes"}, "bore": {}}
+    goal = Goal("rate", BEST_TUNNEL, 1.3, at_least=True)
+    assert results.installations == ["PyPy"]
+    assert goal.reached(results) is False
+    assert goal.reached(results, "PyPy") is True
+    assert goal.measured(results, "PyPy") == Spread(1.3, 1.3, 1.3)
+
+
 def test_an_absolute_goal_needs_no_other() -> None:
     results = filled(DELAY, proxyservice=[4.0])
     assert Goal("delay", "", 4.0, at_least=False).reached(results) is True

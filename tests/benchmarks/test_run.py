@@ -34,7 +34,8 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 @needs(*PROGRAMS)
 def test_one_command_measures_and_writes_its_tables(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "round_trip"]
-    command += ["--peers", "direct,socat", "--results", str(tmp_path)]
+    command += ["--peers", "direct,socat", "--results", str(tmp_path), "--warm-up", "0.1"]
+    command += ["--installed", f"elsewhere={Path(sys.executable).parent}"]
     result = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
     )
@@ -42,7 +43,7 @@ def test_one_command_measures_and_writes_its_tables(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["failures"] == []
     samples = content["samples"]["round_trip_p50"]
-    assert set(samples) == {"direct", "socat"}
+    assert set(samples) == {"direct", "socat", "elsewhere"}
     assert all(len(values) == 1 and values[0] > 0 for values in samples.values())
     assert "| round trip of 64 B, p50" in (tmp_path / "results.md").read_text()
 
