@@ -5,15 +5,13 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from proxyservice.net.unsent import LEAST_UNSENT_BYTES
+
 KEEPALIVE_IDLE_SECONDS = 15.0
 KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES = 5, 3
 USER_TIMEOUT_SECONDS = 30.0
 """Unacknowledged data for so long means a dead path. Main connections only: a
 zero window counts as dead too, and a visitor may pause reading."""
-
-UNSENT_BYTES = 128 * 1024
-"""TCP_NOTSENT_LOWAT: what the kernel holds beyond what is on its way, so that a
-small stream never waits behind megabytes of a bulk stream in the send buffer."""
 
 
 def configure_main_connection(
@@ -27,7 +25,7 @@ def configure_main_connection(
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
         ("TCP_USER_TIMEOUT", round(unacknowledged_seconds * 1000)),
-        ("TCP_NOTSENT_LOWAT", UNSENT_BYTES),
+        ("TCP_NOTSENT_LOWAT", LEAST_UNSENT_BYTES),
     )
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from proxyservice.net.lean_loop import turn_end
+from proxyservice.net.unsent import UnsentBound
 from proxyservice.streams.fairness import FairQueue
 
 SMALL_BYTES = 4 * 1024
@@ -49,6 +50,7 @@ class Outlet:
         self._on_drain = on_drain
         self._queue: FairQueue[Source] = FairQueue()
         self._batch = bytearray()
+        self._unsent = UnsentBound(transport)
         self.writable = True
         transport.high_bytes = 0
         transport.registerProducer(self, True)
@@ -109,6 +111,7 @@ class Outlet:
     def resumeProducing(self) -> None:
         """Twisted's word for: the queue is empty. Give turns until it is not."""
         self.writable = True
+        self._unsent.sent(self.sent_bytes)
         self._on_drain()
         while self.writable and (source := self._queue.next()) is not None:
             source.send_turn()

@@ -22,6 +22,10 @@ class _Socket:
     def setsockopt(self, *args: Any) -> None:
         """Options are the kernel's matter."""
 
+    def getsockopt(self, *args: Any) -> bytes:
+        """And there is no kernel that could tell."""
+        return b""
+
 
 @implementer(ITransport)
 class End:
