@@ -16,13 +16,14 @@ from proxyservice.errors import StoreError
 from proxyservice.leases import commits, record, store
 from proxyservice.leases.lease import Owner
 from proxyservice.leases.registry import LeaseRegistry
+from proxyservice.net import eager
 from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.lean_loop import turn_end
 from proxyservice.server import drain, handshake, ports, service, takeover
 from proxyservice.wire import proxyservice_pb2 as pb
 from tests.simulation.disk import Disk, Thread
 from tests.simulation.ledger import HEARTBEAT_SECONDS, Ledger
-from tests.simulation.network import Network
+from tests.simulation.network import Network, Socket
 from tests.simulation.node_connection import NodeConnection
 from tests.simulation.nodes import Node
 from tests.simulation.reactor import Reactor, acknowledged_bytes
@@ -277,6 +278,7 @@ class World:
                     "_listening_socket",
                     lambda family, host, port, backlog: self.network.listen(port),
                 ),
+                (eager, "send", Socket.send),
                 (takeover, "acknowledged_bytes", acknowledged_bytes),
                 (drain, "random", secret),
                 (service, "TICK_SECONDS", 1.0),
