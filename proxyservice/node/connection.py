@@ -169,13 +169,16 @@ class NodeConnection(EagerProtocol):
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes of the server; the view is valid during the call only."""
         self._heard_at = self._clock.seconds()
+        items = self._decoder.feed(view)
         try:
-            for item in self._decoder.feed(view):
+            for item in items:
                 self._received(item)
                 if self._error is not None:
                     return
         except (PeerError, RefusedError, UntrustedError, StartError) as error:
             self.end(error)
+        finally:
+            items.close()
 
     def _received(self, item: Frame | StreamPiece) -> None:
         if isinstance(item, StreamPiece):

@@ -124,8 +124,9 @@ class MainConnection(EagerProtocol):
             self._count_memory()
 
     def _decode(self, view: memoryview) -> None:
+        items = self._decoder.feed(view)
         try:
-            for item in self._decoder.feed(view):
+            for item in items:
                 if isinstance(item, StreamPiece):
                     assert self.switch is not None, "no streams were allowed"
                     self.switch.piece(item)
@@ -135,6 +136,8 @@ class MainConnection(EagerProtocol):
                     return
         except PeerError as error:
             self.refuse_peer(error)
+        finally:
+            items.close()
 
     def _frame(self, frame: Frame) -> None:
         settings = self.factory.settings

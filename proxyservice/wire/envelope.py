@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 
 from proxyservice.errors import FrameError
@@ -17,6 +16,7 @@ from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.compression import compress, decompress
 from proxyservice.wire.framing import COMPRESSED, Frame, encode_frame
 from proxyservice.wire.identity import ED25519_KEY_BYTES, verify
+from proxyservice.wire.parsing import parse
 
 INFLATED_LIMIT_BYTES = 256 * 1024
 """Largest inflated body on the main port; control messages are small."""
@@ -90,10 +90,7 @@ def decode_message(frame: Frame, inflated_limit_bytes: int = INFLATED_LIMIT_BYTE
     body: bytes | memoryview = frame.body
     if frame.flag == COMPRESSED:
         body = decompress(frame.algorithm, body, inflated_limit_bytes)
-    try:
-        return pb.Message.FromString(body)  # type: ignore[arg-type]  # upb takes any buffer
-    except DecodeError:
-        raise FrameError("the body is no Message") from None
+    return parse(pb.Message, body)
 
 
 def decode_main(frame: Frame, network_id: int) -> pb.Message:
@@ -129,10 +126,10 @@ def _check_signature(message: pb.Message) -> None:
 
 def parse_payload(message: pb.Message) -> ProtoMessage:
     """Parse `Message.message` as its opcode says. Raises FrameError."""
-    try:
-        return PAYLOADS[message.opcode].FromString(message.message)
-    except (DecodeError, KeyError):
-        raise FrameError(f"the payload of opcode {message.opcode} does not parse") from None
+    kind = PAYLOADS.get(message.opcode)
+    if kind is None:
+        raise FrameError(f"opcode {message.opcode} has no payload that is known")
+    return parse(kind, message.message)
 
 
 def encode_message(
@@ -192,7 +189,4 @@ def decode_datagram(datagram: bytes) -> pb.Message:
     length = int.from_bytes(datagram[:2], "big")
     if len(datagram) < 2 or length > len(datagram) - 2:
         raise FrameError("a datagram shorter than it says")
-    try:
-        return pb.Message.FromString(datagram[2 : 2 + length])
-    except DecodeError:
-        raise FrameError("the datagram is no Message") from None
+    return parse(pb.Message, datagram[2 : 2 + length])

@@ -7,7 +7,7 @@ arrives. Knows neither compression nor messages (docs/protocol.md, "Frame").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 from proxyservice.errors import FrameError
@@ -98,13 +98,15 @@ class FrameDecoder:
         stream_body_bytes = max_payload_bytes + PREFIX_ROOM if max_payload_bytes else 0
         self._max_any_bytes = max(self._max_body_bytes, stream_body_bytes)
 
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame | StreamPiece]:
+    def feed(
+        self, data: bytes | bytearray | memoryview
+    ) -> Generator[Frame | StreamPiece, None, None]:
         """Yield what ``data`` completes, in order; walk it to the end before feeding more.
 
         Raises FrameError for a wrong network id, a length of 0 or beyond the
         limit, before a byte of that body is kept; from then on for any input.
-        A consumer that stops early has given the connection up: what comes
-        later is dropped without a word.
+        A consumer that stops early closes the generator, and has given the
+        connection up: what comes later is dropped without a word.
         """
         if self._abandoned:
             return

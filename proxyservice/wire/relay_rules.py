@@ -13,10 +13,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from proxyservice.errors import FrameError
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.parsing import parse
 
 SERVER_NET_KEYS: Final = (b"PORTER_TCP_NETKEY", b"PORTER_UDP_NETKEY")
 """A visitor that used these could forge the server's own messages."""
@@ -59,10 +58,7 @@ class RelayRules:
             body = without_payload(body)
             if len(body) > BESIDE_PAYLOAD_LIMIT_BYTES:
                 raise FrameError(f"a Message with {len(body)} bytes beside its payload")
-        try:
-            message = pb.Message.FromString(body)  # type: ignore[arg-type]  # upb takes any buffer
-        except DecodeError:
-            raise FrameError("the body is no Message") from None
+        message = parse(pb.Message, body)
         if message.opcode in FORBIDDEN_OPCODES:
             raise FrameError(f"opcode {message.opcode} is not a visitor's to send")
         if message.netID != self._network_id:
@@ -148,8 +144,8 @@ def usual_sender(body: bytes | memoryview) -> bytes:
     if not stop or stop - pos > USUAL_SENDER_LIMIT_BYTES:
         return b""
     try:
-        _check_sender(pb.ID.FromString(bytes(body[content : content + size])))
-    except (DecodeError, FrameError):
+        _check_sender(parse(pb.ID, bytes(body[content : content + size])))
+    except FrameError:
         return b""
     return bytes(body[pos:stop])
 

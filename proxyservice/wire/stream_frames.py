@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from google.protobuf.message import DecodeError
-
+from proxyservice.errors import FrameError
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.header import HEADER, HEADER_BYTES
+from proxyservice.wire.parsing import parse
+from proxyservice.wire.varint import varint
 
 PREFIX_ROOM: Final = 32
 """Bytes to leave free in front of a payload: header 10, opcode 2, id 11, length 6, spare 3."""
@@ -40,7 +41,7 @@ MORE: Final = StreamDataPrefix(0, 0, 0)
 
 def stream_data_prefix(network_id: int, stream_id: int, payload_bytes: int) -> bytes:
     """Return the frame header and the body up to the payload of ``payload_bytes`` bytes."""
-    start = b"%b%b\x0a%b" % (_OPCODE_AND_ID_TAG, _varint(stream_id), _varint(payload_bytes))
+    start = b"%b%b\x0a%b" % (_OPCODE_AND_ID_TAG, varint(stream_id), varint(payload_bytes))
     return HEADER.pack(network_id, 0, 0, len(start) + payload_bytes) + start
 
 
@@ -85,33 +86,17 @@ def parse_stream_data_prefix(body: bytes | bytearray | memoryview) -> StreamData
 
 def stream_control_frame(network_id: int, opcode: int, stream_id: int, payload: bytes) -> bytes:
     """Return a whole frame of opcode 41 to 44 with as little around it as allowed."""
-    message = b"\x0a%b%b" % (_varint(len(payload)), payload) if payload else b""
-    body = b"\x38%b\x20%b%b" % (_varint(opcode), _varint(stream_id), message)
+    message = b"\x0a%b%b" % (varint(len(payload)), payload) if payload else b""
+    body = b"\x38%b\x20%b%b" % (varint(opcode), varint(stream_id), message)
     return HEADER.pack(network_id, 0, 0, len(body)) + body
 
 
 def is_stream_data(body: bytes | memoryview) -> bool:
     """Tell whether a whole, uncompressed body is StreamData in any order of fields."""
     try:
-        return pb.Message.FromString(bytes(body)).opcode == pb.OPCODE_STREAM_DATA
-    except DecodeError:
+        return parse(pb.Message, body).opcode == pb.OPCODE_STREAM_DATA
+    except FrameError:
         return False
-
-
-_ONE_BYTE: Final = [bytes((value,)) for value in range(0x80)]
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return _ONE_BYTE[value]
-    if value < 0x4000:
-        return bytes((value & 0x7F | 0x80, value >> 7))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _read_varint(head: bytes, start: int) -> tuple[int, int] | None:

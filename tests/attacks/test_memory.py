@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -36,6 +35,7 @@ from tests.attacks.running import RunningService, figure, full, scaled
 from tests.leases.harness import store_thread
 from tests.node import joined
 from tests.server.memory import MemoryRelay
+from tests.traced import traced_memory
 
 MIB = 1 << 20
 ANSWERS_TO_ONE_READ_BYTES = 40 * 1024  # what was read before the bound was met is answered
@@ -74,13 +74,10 @@ def test_t7_announced_lengths_take_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", COMPRESSING)
 def test_t10_a_bomb_of_10_gb_gives_no_more_than_the_limit(algorithm: int) -> None:
     body = bomb(algorithm, scaled(10_000, 1_000) * MIB)
-    tracemalloc.start()
-    try:
+    with traced_memory() as traced:
         with pytest.raises(FrameError, match=f"more than {INFLATED_LIMIT_BYTES} bytes"):
             decompress(algorithm, body, INFLATED_LIMIT_BYTES)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        _, peak = traced.get_traced_memory()
     figure(f"peak of {COMPRESSING[algorithm]}", peak / MIB, "MiB")
     assert peak < 4 * MIB
 

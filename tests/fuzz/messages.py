@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from google.protobuf.message import DecodeError
-
 from proxyservice.errors import FrameError, RefusedError
 from proxyservice.node.messages import received
 from proxyservice.server.lease_request import ORIGIN_LIMIT_BYTES, LeaseRequest
@@ -25,6 +23,7 @@ from proxyservice.wire.envelope import (
 from proxyservice.wire.framing import COMPRESSED, DEFAULT_NETWORK_ID, Frame, FrameDecoder
 from proxyservice.wire.framing import encode_frame as framed
 from proxyservice.wire.identity import signing_digest
+from proxyservice.wire.parsing import parse
 from tests.fuzz.ed25519 import is_valid
 from tests.fuzz.golden import golden
 from tests.fuzz.script import Script
@@ -45,7 +44,7 @@ def check(data: bytes) -> None:
         flag = COMPRESSED
     message = declared(lambda: decode_message(frame_of(body, flag, algorithm)))
     if plain is not None:
-        assert message == parsed(plain)
+        assert message == declared(lambda: parse(pb.Message, plain))
     if message is not None:
         assert message.ByteSize() <= INFLATED_LIMIT_BYTES + len(body)
         check_message(message)
@@ -65,13 +64,6 @@ def declared(call: Callable[[], Answer]) -> Answer | None:
     try:
         return call()
     except FrameError:
-        return None
-
-
-def parsed(body: bytes) -> pb.Message | None:
-    try:
-        return pb.Message.FromString(body)
-    except DecodeError:
         return None
 
 

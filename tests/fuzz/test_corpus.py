@@ -14,7 +14,16 @@ import pytest
 from proxyservice.net import stream_switch
 from proxyservice.streams import multiplexer, windows
 from proxyservice.streams.state import TABLE, Act, Event, State
-from proxyservice.wire import envelope, framing, lzw, proof, relay_check, relay_rules, stream_frames
+from proxyservice.wire import (
+    envelope,
+    framing,
+    lzw,
+    parsing,
+    proof,
+    relay_check,
+    relay_rules,
+    stream_frames,
+)
 from tests.fuzz import TARGETS
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -71,7 +80,7 @@ def _unlimited(self: Any, max_payload_bytes: int) -> None:
 
 
 def messages_are_not_caught(patch: Patch) -> None:
-    patch.setattr(envelope, "DecodeError", ZeroDivisionError)
+    patch.setattr(parsing, "DecodeError", ZeroDivisionError)
 
 
 def messages_are_not_verified(patch: Patch) -> None:
@@ -101,8 +110,8 @@ def local_ends_are_not_told(patch: Patch) -> None:
 
 
 def lengths_are_cut_off(patch: Patch) -> None:
-    varint = stream_frames._varint
-    patch.setattr(stream_frames, "_varint", lambda value: varint(value & 0x3FFF))
+    varint = stream_frames.varint
+    patch.setattr(stream_frames, "varint", lambda value: varint(value & 0x3FFF))
 
 
 def widths_grow_early(patch: Patch) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,8 @@ def test_the_history_is_bounded_in_time_and_in_number(
 
 
 def count(path: Path) -> int:
-    return int(sqlite3.connect(path).execute("SELECT count(*) FROM history").fetchone()[0])
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM history").fetchone()[0])
 
 
 def test_the_registry_keeps_history_by_the_clock_on_the_wall(path: Path) -> None:
@@ -221,8 +223,11 @@ def test_a_tool_reads_while_the_service_runs_and_after_it(opened: LeaseStore, pa
 
 def test_a_tool_cannot_write(opened: LeaseStore, path: Path) -> None:
     beside = reading(path)
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        beside._connect().execute("DELETE FROM leases")
+    with (
+        closing(beside._connect()) as connection,
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+    ):
+        connection.execute("DELETE FROM leases")
     beside.close()
 
 

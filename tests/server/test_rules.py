@@ -22,7 +22,7 @@ from proxyservice.server.service import TICK_SECONDS
 from proxyservice.wire import lzw
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message
-from proxyservice.wire.framing import HEADER, encode_frame
+from proxyservice.wire.framing import HEADER, FrameDecoder, encode_frame
 from tests.attacks.kit import (
     NET,
     application_frame,
@@ -105,6 +105,24 @@ def test_a2_what_is_refused_closes_without_an_answer(relay: MemoryRelay, why: st
     assert node.lost is not None
     assert node.heard() == []
     assert other.lost is None
+
+
+def test_what_follows_a_refused_frame_is_let_go_at_once(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when a collector finds it."""
+    feed, fed = FrameDecoder.feed, []
+
+    def kept(decoder: FrameDecoder, data: memoryview) -> Any:
+        fed.append(feed(decoder, data))
+        return fed[-1]
+
+    monkeypatch.setattr(FrameDecoder, "feed", kept)
+    node = relay.node()
+    node.write(REFUSED["netID"] * 2)
+    assert node.lost is not None
+    assert fed
+    assert all(items.gi_frame is None for items in fed)
 
 
 @pytest.mark.parametrize(

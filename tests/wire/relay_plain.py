@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 
-from google.protobuf.message import DecodeError
-
+from proxyservice.errors import FrameError
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.parsing import parse
 from tests.wire.bodies import NET
 
 
 def expected(body: bytes) -> bool:
     """Whether a visitor may send this body, by protobuf on the whole of it and nothing else."""
     try:
-        message = pb.Message.FromString(body)
-    except DecodeError:
+        message = parse(pb.Message, body)
+    except FrameError:
         return False
     if message.opcode in (0, 9, 15) or 32 <= message.opcode <= 63 or message.netID != NET:
         return False

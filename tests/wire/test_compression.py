@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import tracemalloc
 import zlib
 from random import Random
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from proxyservice.errors import FrameError
 from proxyservice.wire import lzw
 from proxyservice.wire.compression import compress, decompress
+from tests.traced import traced_memory
 
 INFLATED = 256 * 1024
 COMPRESSING = {2: "gzip", 3: "zlib", 4: "lzw"}
@@ -82,13 +82,10 @@ def bomb(algorithm: int, bytes_: int) -> bytes:
 @pytest.mark.parametrize("algorithm", COMPRESSING)
 def test_a_bomb_stays_within_its_bound(algorithm: int) -> None:
     body = bomb(algorithm, 64 << 20)
-    tracemalloc.start()
-    try:
+    with traced_memory() as traced:
         with pytest.raises(FrameError, match="more than"):
             decompress(algorithm, body, INFLATED)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        _, peak = traced.get_traced_memory()
     assert peak < 4 << 20
 
 

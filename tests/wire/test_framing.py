@@ -76,6 +76,18 @@ def test_a_header_is_judged_before_its_body_is_kept(name: str, seed: int, cut: i
         list(decoder.feed(good[0]))
 
 
+def test_who_stops_early_has_given_up() -> None:
+    frames = frames_of(2)
+    decoder = FrameDecoder(NET, LIMIT)
+    items = decoder.feed(b"".join(frames) + b"tail")
+    next(items)
+    with pytest.raises(FrameError, match="while earlier ones"):
+        list(decoder.feed(frames[0]))
+    items.close()
+    assert not list(decoder.feed(frames[0]))
+    assert decoder.buffered_bytes == 0
+
+
 def test_an_announced_frame_takes_no_memory() -> None:
     decoder = FrameDecoder(NET, LIMIT)
     assert not list(decoder.feed(HEADER.pack(NET, 0, 0, LIMIT) + b"x"))

@@ -7,12 +7,12 @@ from random import Random
 from unittest.mock import patch
 
 import pytest
-from google.protobuf.message import DecodeError
 
 from proxyservice.errors import FrameError
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire import relay_rules
 from proxyservice.wire.framing import encode_frame
+from proxyservice.wire.parsing import parse
 from proxyservice.wire.relay_check import RelayScanner
 from proxyservice.wire.relay_rules import RelayRules, usual_sender, without_payload
 from tests.wire.bodies import NET, SENDER, damaged, odd_body, usual_body, varint
@@ -56,8 +56,8 @@ def test_a_body_without_its_payload_is_judged_as_with_it() -> None:
 
 def _essence(body: bytes) -> tuple[object, ...] | None:
     try:
-        message = pb.Message.FromString(body)
-    except DecodeError:
+        message = parse(pb.Message, body)
+    except FrameError:
         return None
     sender = message.sender.SerializeToString() if message.HasField("sender") else None
     return message.opcode, message.netID, sender, message.MessageID

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from random import Random
 
 import pytest
@@ -16,6 +15,7 @@ from proxyservice.wire.framing import HEADER, HEADER_BYTES, encode_frame
 from proxyservice.wire.relay_check import READ_BYTES, RelayScanner
 from proxyservice.wire.spare_buffers import KEPT_BUFFERS, KEPT_BYTES, SpareBuffers
 from tests.conftest import VECTORS
+from tests.traced import traced_memory
 from tests.wire.bodies import NET, SENDER, odd_body, usual_body
 from tests.wire.relay_plain import expected
 
@@ -323,11 +323,8 @@ def test_what_is_remembered_of_a_sender_is_short() -> None:
     spare = SpareBuffers()
     scanners = [RelayScanner(NET, LIMIT, spare=spare) for _ in range(9)]
     assert b"".join(map(bytes, scanners[0].feed(frame))) == frame  # the buffers are made
-    tracemalloc.start()
-    try:
+    with traced_memory() as traced:
         for scanner in scanners[1:]:
             assert sum(map(len, scanner.feed(frame))) == len(frame)
-        kept_bytes, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+        kept_bytes, _ = traced.get_traced_memory()
     assert kept_bytes < 1 << 20

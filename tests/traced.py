@@ -1,0 +1,20 @@
+"""What Python has allocated, where it counts that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+
+@contextmanager
+def traced_memory() -> Iterator[Any]:
+    """`tracemalloc`, counting from here on; the test is skipped where there is none, as on PyPy."""
+    tracemalloc = pytest.importorskip("tracemalloc", reason="this Python counts no allocations")
+    tracemalloc.start()
+    try:
+        yield tracemalloc
+    finally:
+        tracemalloc.stop()
