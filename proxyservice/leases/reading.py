@@ -26,8 +26,12 @@ class StoredLeases:
             self._engine = sa.create_engine(
                 "sqlite://", creator=self._connect, poolclass=sa.pool.StaticPool
             )
-            with self._engine.connect() as connection:
-                version = version_of(connection)
+            try:
+                with self._engine.connect() as connection:
+                    version = version_of(connection)
+            except BaseException:
+                self.close()
+                raise
         if version != SCHEMA_VERSION:
             self.close()
             raise StoreError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_a_crash_shortens_nothing(tmp_path: Path) -> None:
     first = Run(on_disk(tmp_path / "db"), range(1, 9))
     grant = first.lease(ALICE)
     first.pass_time(4000)  # over an hour, no end of the run
+    first.store.close()
     second = Run(on_disk(tmp_path / "db"), range(1, 9), 1e9 + 1e6)
     second.pass_time(TIMES.ttl - 1)
     assert second.port_of(ALICE) == grant.lease.port
@@ -133,7 +135,8 @@ def test_a_lease_that_ends_just_before_its_service_leaves_its_port_in_quarantine
     second.pass_time(1)
     assert second.registry.counts()["free"] == 1, "0.25 s of it had passed before"
     second.stop()
-    past = StoredLeases(sqlite_url(tmp_path / "db"), 1).holder_at(grant.lease.port, 1e9)
+    with closing(StoredLeases(sqlite_url(tmp_path / "db"), 1)) as stored:
+        past = stored.holder_at(grant.lease.port, 1e9)
     assert past is not None
     assert past.outcome == "expired"
 

@@ -79,7 +79,8 @@ def test_networks_do_not_see_each_other(path: Path) -> None:
         store.open(100.0)
         store.write(Batch(rows=[Row(1, "live", claimed(network), 9e9)], heartbeat=network * 1000))
         store.close()
-    loaded = LeaseStore(sqlite_url(path), 1).open(0.0)
+    with closing(LeaseStore(sqlite_url(path), 1)) as store:
+        loaded = store.open(0.0)
     assert loaded.heartbeat == 1000
     assert [row.owner for row in loaded.rows] == [claimed(1)]
 
@@ -89,7 +90,8 @@ def test_a_batch_is_written_whole_or_not_at_all(opened: LeaseStore, path: Path) 
     broken = PastLease(2, claimed(2), 1.0, None, 1.0, "", "", "expired")  # without an end
     with pytest.raises(StoreError):
         opened.write(Batch(rows=ROWS[1:], gone=[1], past=[broken]))
-    assert reading(path).listing()[1] == ROWS[:1]
+    with closing(reading(path)) as stored:
+        assert stored.listing()[1] == ROWS[:1]
 
 
 def test_who_started_before_writes_nothing_any_more(opened: LeaseStore, path: Path) -> None:
@@ -129,7 +131,8 @@ def test_odd_names_of_files_are_taken_as_they_are(tmp_path: Path) -> None:
     store = LeaseStore(sqlite_url(path), NETWORK)
     store.open(1.0)
     assert path.exists()
-    assert reading(path).listing() == (1.0, [])
+    with closing(reading(path)) as stored:
+        assert stored.listing() == (1.0, [])
     store.close()
 
 
@@ -200,6 +203,7 @@ def test_the_registry_keeps_history_by_the_clock_on_the_wall(path: Path) -> None
         assert second is not None
         assert (second.since, second.until) == (1e9 + 3610, 1e9 + 3620)
         assert second.outcome == "released"
+        store.close()
         run.stop()
 
 
@@ -242,10 +246,9 @@ def test_a_tool_says_what_it_cannot_read(url: str) -> None:
 
 
 def from_version_1(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.executescript(VERSION_1.read_text())
-    connection.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL").close()
+        connection.executescript(VERSION_1.read_text())
 
 
 def test_a_store_of_version_1_is_brought_up_to_date(path: Path) -> None:
@@ -282,16 +285,15 @@ def test_a_migrated_store_has_the_tables_of_a_new_one(path: Path, tmp_path: Path
         store = LeaseStore(sqlite_url(file), VERSION_1_NETWORK)
         store.open(0.0)
         store.close()
-        connection = sqlite3.connect(file)
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        shapes.append(
-            {
-                (table, column[1], column[2], column[3], column[5])
-                for (table,) in tables
-                for column in connection.execute(f"PRAGMA table_info({table})")
-            }
-        )
-        connection.close()
+        with closing(sqlite3.connect(file)) as connection:
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            shapes.append(
+                {
+                    (table, column[1], column[2], column[3], column[5])
+                    for (table,) in tables
+                    for column in connection.execute(f"PRAGMA table_info({table})")
+                }
+            )
     assert shapes[0] == shapes[1]
 
 
@@ -321,18 +323,15 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
 
 
 def dump(path: Path) -> list[str]:
-    connection = sqlite3.connect(path)
-    lines = list(connection.iterdump())
-    connection.close()
-    return lines
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
 
 
 def test_a_newer_store_is_refused_and_left_alone(opened: LeaseStore, path: Path) -> None:
     opened.close()
-    connection = sqlite3.connect(path)
-    connection.execute("UPDATE proxyservice SET schema_version = 99")
-    connection.commit()
-    connection.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE proxyservice SET schema_version = 99")
+        connection.commit()
     before = dump(path)
     for use in (LeaseStore(sqlite_url(path), NETWORK).open, lambda _: reading(path)):
         message = (
@@ -355,9 +354,8 @@ def spoilt(path: Path, how: str) -> None:
     elif how == "directory":
         path.mkdir()
     elif how == "other":
-        connection = sqlite3.connect(path)
-        connection.execute("CREATE TABLE recipes (name TEXT)")
-        connection.close()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE recipes (name TEXT)")
     else:  # a store with a page of noise in the middle
         store = LeaseStore(sqlite_url(path), NETWORK)
         store.open(1.0)
@@ -403,13 +401,12 @@ def test_locked_by_another_program(
     opened.close()
     monkeypatch.setattr(store_module, "LOCKED_SECONDS", 0.01)
     opened.open(0.0)
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreError, match="locked; another program uses it: end that one"):
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked; another program uses it: end that one"):
+            opened.write(Batch(rows=ROWS))
+        other.execute("ROLLBACK")
         opened.write(Batch(rows=ROWS))
-    other.execute("ROLLBACK")
-    opened.write(Batch(rows=ROWS))
-    other.close()
 
 
 @pytest.mark.process
