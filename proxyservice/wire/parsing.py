@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -46,9 +46,9 @@ def parse(kind: type[AnyMessage], body: bytes | memoryview) -> AnyMessage:
     """Read a whole message of that kind. Raises FrameError for whatever is none."""
     try:
         if OVERLOOKS_LONG_TAGS:
-            body = plainly_encoded(kind.DESCRIPTOR, bytes(body))
+            body = plainly_encoded(cast("Descriptor", kind.DESCRIPTOR), bytes(body))
         return kind.FromString(body)  # type: ignore[arg-type]  # it takes any buffer
-    except (DecodeError, UnicodeDecodeError):
+    except (DecodeError, UnicodeError):
         raise FrameError(f"what should be a {kind.DESCRIPTOR.name} does not parse") from None
 
 
@@ -56,7 +56,7 @@ def plainly_encoded(kind: Descriptor, body: bytes, depth: int = _DEPTH) -> bytes
     """Copy the known fields, in their order, each tag and length in its shortest encoding.
 
     Raises FrameError where the compiled implementation finds the wire format
-    corrupt; whether text is UTF-8 is left to protobuf.
+    corrupt, UnicodeError where it finds text that is not UTF-8.
     """
     known = _known_fields(kind)
     kept = []
@@ -68,9 +68,11 @@ def plainly_encoded(kind: Descriptor, body: bytes, depth: int = _DEPTH) -> bytes
             raise FrameError("a field of number 0")
         if tag not in known:
             continue
-        content, within = body[start:pos], known[tag]
-        if within is not None:
-            content = plainly_encoded(within, content, depth - 1)
+        content, field = body[start:pos], known[tag]
+        if field.message_type is not None:
+            content = plainly_encoded(field.message_type, content, depth - 1)
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            content.decode().encode()  # PyPy reads half a surrogate pair, but does not write it
         kept.append(varint(tag))
         if tag & 7 == _SIZED:
             kept.append(varint(len(content)))
@@ -79,11 +81,10 @@ def plainly_encoded(kind: Descriptor, body: bytes, depth: int = _DEPTH) -> bytes
 
 
 @lru_cache(maxsize=64)
-def _known_fields(kind: Descriptor) -> Mapping[int, Descriptor | None]:
-    """The tags of a message's fields, with what is within those that are messages."""
+def _known_fields(kind: Descriptor) -> Mapping[int, FieldDescriptor]:
+    """A message's fields by their tags."""
     return {
-        field.number << 3 | _WIRE_TYPES.get(field.type, _VARINT): field.message_type
-        for field in kind.fields
+        field.number << 3 | _WIRE_TYPES.get(field.type, _VARINT): field for field in kind.fields
     }
 
 

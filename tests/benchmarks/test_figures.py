@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,9 @@ def test_an_absolute_goal_needs_no_other() -> None:
     assert Goal("rate", "", 1.0, at_least=True).reached(results) is None
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="the benchmarks assign processors; PyPy cannot"
+)
 def test_results_survive_their_file(tmp_path: Path) -> None:
     results = filled(RATE, proxyservice=[1.0, None], bore=[2.0, 3.0])
     results.save(tmp_path / "results.json")

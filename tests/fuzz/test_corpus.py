@@ -80,7 +80,7 @@ def _unlimited(self: Any, max_payload_bytes: int) -> None:
 
 
 def messages_are_not_caught(patch: Patch) -> None:
-    patch.setattr(parsing, "DecodeError", ZeroDivisionError)
+    patch.setattr(parsing, "FrameError", ZeroDivisionError)
 
 
 def messages_are_not_verified(patch: Patch) -> None:

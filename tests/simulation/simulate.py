@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterable
 from hashlib import blake2b
 
@@ -18,7 +19,8 @@ def simulate(seed: int, registry_class: type[LeaseRegistry] = LeaseRegistry) -> 
     """An hour. Raises SeedFailed."""
     world = World(seed, registry_class)
     collects = gc.isenabled()
-    gc.disable()  # cycles are left for the end: it costs less, and is the same in each run
+    if sys.implementation.name == "cpython":  # elsewhere the collector frees not cycles alone
+        gc.disable()  # cycles are left for the end: it costs less, and is the same in each run
     try:
         world.run()
     except Exception as error:
