@@ -215,8 +215,9 @@ def test_deep_nesting_needs_no_stack(build: str) -> None:
 
 def test_many_tiny_fields_are_left_to_protobuf_and_bounded() -> None:
     good = pb.Message(sender=SENDER, opcode=1000, netID=NET).SerializeToString()
-    assert accepted(b"\x58\x01" * (1 << 20) + good)
+    most = (relay_rules.BESIDE_PAYLOAD_LIMIT_BYTES - len(good)) // 2
+    assert accepted(b"\x58\x01" * most + good)
     with pytest.raises(FrameError, match="beside its payload"):
-        RelayRules(NET).check(b"\x58\x01" * (4 << 20) + good)
+        RelayRules(NET).check(b"\x58\x01" * (most + 1) + good)
     payload = b"\x0a" + varint(16 << 20) + bytes(16 << 20)
     assert accepted(payload + good)
