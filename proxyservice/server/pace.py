@@ -85,6 +85,10 @@ class _PacedSwitch:
     def room(self, stream: Stream) -> int:
         return min(self._switch.room(stream), self._pace.room())
 
+    def unpaced_room(self, stream: Stream) -> int:
+        """As far as credit and the main connection go."""
+        return self._switch.room(stream)
+
     def send_lent(self, source: Source, stream: Stream, n_bytes: int) -> None:
         self._pace.spend(n_bytes)
         self._switch.send_lent(source, stream, n_bytes)
@@ -127,7 +131,9 @@ class PacedStreamVisitor(StreamVisitor):
         self._pace = pace
 
     def _wait(self) -> None:
-        if self._pace.room():
+        # What is lacking is not asked of the pace again: it may have a byte by now, and a
+        # visitor that waited for the connection then would wait for ever.
+        if not self._paced.unpaced_room(self._stream):
             super()._wait()
             return
         if not self._paused:

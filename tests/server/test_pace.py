@@ -13,6 +13,7 @@ import pytest
 
 from proxyservice.server.access import Access
 from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.pace import Pace
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
 from tests.attacks.kit import application_frame
@@ -62,6 +63,26 @@ def test_what_visitors_send_comes_at_the_rate(relay: MemoryRelay) -> None:
         got += second
     relay.pass_time(10)
     assert got + arrived(node) == 400_000
+
+
+@pytest.mark.parametrize("bytes_meanwhile", [0.2, 0.4, 0.6, 0.8, 0.99])
+def test_time_that_passes_while_it_decides_leaves_nobody_waiting(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch, bytes_meanwhile: float
+) -> None:
+    """There is no room, and a moment later, between two questions, there is some."""
+    room = Pace.room
+
+    def a_moment_later(pace: Pace) -> int:
+        pace._level += bytes_meanwhile
+        return room(pace)
+
+    monkeypatch.setattr(Pace, "room", a_moment_later)
+    node = proved(relay)
+    visitor = relay.visit(node.lease())
+    assert visitor is not None
+    visitor.transport.write(bytes(200_000))
+    relay.pass_time(10)
+    assert arrived(node) == 200_000
 
 
 def test_what_is_sent_to_visitors_comes_at_the_rate(relay: MemoryRelay) -> None:
