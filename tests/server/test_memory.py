@@ -21,6 +21,7 @@ from tests.attacks.running import RunningService, scaled
 from tests.leases.harness import store_thread
 from tests.node.processes import wait_until
 from tests.server.memory import MemoryRelay, RawNode
+from tests.traced import counts_references
 
 MIB = 1 << 20
 FAR = "203.0.113.7"
@@ -212,6 +213,7 @@ def test_a_new_connection_knows_that_memory_is_short_and_at_95_percent_there_is_
     assert relay.factory.buildProtocol(None) is None
 
 
+@counts_references
 @pytest.mark.process
 @pytest.mark.heavy
 def test_unfinished_frames_of_many_visitors_stay_within_the_bound(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.attacks.kit import GoodPair, ends_unread, keepalive, proxy_request, s
 from tests.attacks.running import RunningService, figure, full, scaled
 from tests.node.processes import Program, wait_until
 from tests.server.certificates import Authority, expose, serve
+from tests.traced import counts_references
 
 NET = DEFAULT_NETWORK_ID
 HOST = "127.0.0.1"
@@ -269,6 +270,7 @@ def test_t14_tls_peers_that_stop_reading_are_gone_six_seconds_after_a_close(
         figure("the last is gone after", time.monotonic() - begun, "s")
 
 
+@counts_references
 @pytest.mark.process
 @pytest.mark.heavy
 def test_t13_over_tls_a_node_that_does_not_read_slows_nobody(

@@ -31,6 +31,7 @@ from tests.node.processes import Relay, open_descriptors, wait_until
 from tests.ports import unused_port
 from tests.real.conftest import TRACEBACK
 from tests.survive.conftest import FULL, PORTS, scaled
+from tests.traced import counts_references
 
 pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
@@ -170,6 +171,7 @@ def test_the_slope_of_a_line() -> None:
     assert slope([(x, 100 * (x > 6)) for x in range(9)]) == 0
 
 
+@counts_references
 def test_t30_nothing_grows(relay: CountedRelay) -> None:
     nodes = (MessageNode(relay), StreamNode(relay))
     samples: list[tuple[int, int]] = []
