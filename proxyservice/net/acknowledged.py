@@ -7,6 +7,8 @@ import struct
 import termios
 from typing import Any
 
+from proxyservice.net.underneath import socket_underneath
+
 
 def acknowledged_bytes(transport: Any) -> int | None:
     """Of everything sent on a main connection's transport; None where the system cannot tell.
@@ -14,7 +16,7 @@ def acknowledged_bytes(transport: Any) -> int | None:
     Linux: what the kernel took, less what it still has to send or has not seen
     acknowledged (SIOCOUTQ, the same number as TIOCOUTQ).
     """
-    handle = getattr(transport, "socket_handle", transport.getHandle)()
+    handle = socket_underneath(transport)
     try:
         answer = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4))
     except (OSError, TypeError, ValueError):

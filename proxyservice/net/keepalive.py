@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from proxyservice.net.underneath import socket_underneath
 from proxyservice.net.unsent import LEAST_UNSENT_BYTES
 
 KEEPALIVE_IDLE_SECONDS = 15.0
@@ -29,8 +30,7 @@ def configure_main_connection(
     )
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
-    underneath = getattr(transport, "socket_handle", transport.getHandle)
-    handle = underneath()
+    handle = socket_underneath(transport)
     for option, value in options:
         if hasattr(socket, option):
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

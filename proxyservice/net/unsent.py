@@ -13,6 +13,8 @@ import socket
 import struct
 from typing import Any, Final
 
+from proxyservice.net.underneath import socket_underneath
+
 LEAST_UNSENT_BYTES: Final = 128 * 1024
 MOST_UNSENT_BYTES: Final = 2 * 1024 * 1024
 
@@ -37,9 +39,10 @@ def path_bytes(tcp_info: bytes) -> int:
 class UnsentBound:
     """Fits the bound of one main connection; does nothing where the system cannot tell."""
 
+    __slots__ = ("_bytes", "_handle", "_look_at")
+
     def __init__(self, transport: Any) -> None:
-        handle = getattr(transport, "socket_handle", getattr(transport, "getHandle", None))
-        self._handle = handle() if handle is not None and hasattr(socket, "TCP_INFO") else None
+        self._handle = socket_underneath(transport) if hasattr(socket, "TCP_INFO") else None
         self._bytes = LEAST_UNSENT_BYTES
         self._look_at = LOOK_EVERY_BYTES
 
