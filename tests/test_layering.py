@@ -18,16 +18,18 @@ import proxyservice
 PACKAGE = Path(proxyservice.__file__).parent
 
 MAY_IMPORT = {
-    "wire": {"wire", "errors"},
-    "streams": {"streams", "wire", "errors"},
-    "leases": {"leases", "wire", "errors", "units"},
-    "net": {"net", "streams", "wire", "errors", "units"},
-    "server": {"server", "leases", "net", "streams", "wire", "errors", "units"},
-    "node": {"node", "net", "streams", "wire", "errors", "units", "state"},
-    "web": {"web", "server", "leases", "net", "wire", "errors", "units"},
+    "wire": {"wire", "errors", "text"},
+    "streams": {"streams", "wire", "errors", "text"},
+    "leases": {"leases", "wire", "errors", "units", "text", "files"},
+    "net": {"net", "streams", "wire", "errors", "units", "text"},
+    "server": {"server", "leases", "net", "streams", "wire", "errors", "units", "text", "files"},
+    "node": {"node", "net", "streams", "wire", "errors", "units", "state", "text", "files"},
+    "web": {"web", "server", "leases", "net", "wire", "errors", "units", "text"},
     "errors.py": set(),
     "units.py": set(),
     "options.py": set(),
+    "text.py": set(),
+    "files.py": {"errors"},
     "process.py": {"errors", "net"},
     "state.py": {"errors"},
     "__init__.py": set(),
@@ -49,7 +51,7 @@ PURE_FOLDERS = ("wire", "streams", "leases")
 IMPURE = {
     f"leases/{name}.py" for name in ("registry", "commits", "record", "store", "schema", "reading")
 }
-PURE_BESIDE = {"errors.py", "units.py", "net/deadlines.py", "server/patience.py"}
+PURE_BESIDE = {"errors.py", "units.py", "text.py", "net/deadlines.py", "server/patience.py"}
 OUTSIDE = {
     *("twisted", "asyncio", "selectors", "select", "socket", "ssl"),
     *("time", "datetime", "threading", "multiprocessing", "subprocess", "signal"),
