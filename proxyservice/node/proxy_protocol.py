@@ -22,23 +22,16 @@ Address = IPv4Address | IPv6Address
 
 
 def header_v1(visitor: Address, proxy_address: Address) -> bytes:
-    """One line, at most 107 bytes; `UNKNOWN` when one end is IPv4 and the other IPv6."""
-    source = _ip_address(visitor)
-    destination = _ip_address(proxy_address, source.version)
-    if source.version != destination.version:
-        return b"PROXY UNKNOWN\r\n"
+    """One line, at most 107 bytes."""
+    source, destination = _ends(visitor, proxy_address)
     ends = f"{source} {destination} {visitor.port} {proxy_address.port}"
     return f"PROXY TCP{source.version} {ends}\r\n".encode()
 
 
 def header_v2(visitor: Address, proxy_address: Address) -> bytes:
-    """28 or 52 bytes; of mixed ends the IPv4 one is written as an IPv4-mapped IPv6 address."""
-    source = _ip_address(visitor)
-    destination = _ip_address(proxy_address, source.version)
-    family = TCP_OVER_IPV4
-    if 6 in (source.version, destination.version):
-        family = TCP_OVER_IPV6
-        source, destination = _as_ipv6(source), _as_ipv6(destination)
+    """28 bytes for an IPv4 visitor, 52 for an IPv6 one."""
+    source, destination = _ends(visitor, proxy_address)
+    family = TCP_OVER_IPV4 if source.version == 4 else TCP_OVER_IPV6
     ends = source.packed + destination.packed
     ends += struct.pack("!HH", visitor.port, proxy_address.port)
     return SIGNATURE + struct.pack("!BBH", VERSION_2_PROXY, family, len(ends)) + ends
@@ -50,16 +43,32 @@ HEADERS = {"v1": header_v1, "v2": header_v2}
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def _ip_address(end: Address, version: int = 4) -> _IPAddress:
-    """The address without its zone, which means nothing on another machine.
+_UNSPECIFIED: dict[int, _IPAddress] = {
+    4: ipaddress.IPv4Address(0),
+    6: ipaddress.IPv6Address(0),
+}
 
-    A relay may call its proxy addresses by a name; "unspecified" stands for one.
+
+def _ends(visitor: Address, proxy_address: Address) -> tuple[_IPAddress, _IPAddress]:
+    """Both ends in the visitor's family, which is what the target wants to know.
+
+    A header has room for one family. The proxy address may be of the other one,
+    or a name: then it is told as unspecified. To write the IPv4 end as an
+    IPv4-mapped IPv6 address is no way out: Apache refuses such a header, and
+    behind other servers the visitor is in no list of IPv4 addresses.
     """
+    source = _ip_address(visitor.host) or _UNSPECIFIED[4]
+    destination = _ip_address(proxy_address.host)
+    if destination is None or destination.version != source.version:
+        destination = _UNSPECIFIED[source.version]
+    return source, destination
+
+
+def _ip_address(host: str) -> _IPAddress | None:
+    """The address without its zone, which means nothing elsewhere; None for a name."""
     try:
-        return ipaddress.ip_address(end.host.partition("%")[0])
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return ipaddress.IPv6Address(0) if version == 6 else ipaddress.IPv4Address(0)
-
-
-def _as_ipv6(address: _IPAddress) -> _IPAddress:
-    return address if address.version == 6 else ipaddress.IPv6Address(f"::ffff:{address}")
+        return None
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return mapped or address
