@@ -11,7 +11,8 @@ third half of it, the fourth a third of the work for each request when many
 visitors are active at once (docs/performance.md).
 
 The loop relies on five private names of `EPollReactor`; where one is missing,
-or another reactor runs, nothing is installed and everything works as ever.
+or another reactor runs (the poll reactor has the same names, and means other
+things by them), nothing is installed and everything works as ever.
 """
 
 from __future__ import annotations
@@ -76,12 +77,20 @@ def install_lean_loop(reactor: Any, *, busy_poll: bool = True) -> bool:
     ``busy_poll``: look for the next event a moment before sleeping, where there
     is more than one processor.
     """
-    if not hasattr(select, "epoll") or any(not hasattr(reactor, name) for name in _NAMES):
+    if not _is_epoll_reactor(reactor) or any(not hasattr(reactor, name) for name in _NAMES):
         return False
     seconds = BUSY_POLL_SECONDS if busy_poll and _processors() > 1 else 0.0
     vars(reactor)["doIteration"] = _LeanLoop(reactor, seconds).iterate
     turn_end.active = True
     return True
+
+
+def _is_epoll_reactor(reactor: Any) -> bool:
+    if not hasattr(select, "epoll"):
+        return False
+    from twisted.internet.epollreactor import EPollReactor  # cannot be imported without epoll
+
+    return isinstance(reactor, EPollReactor)
 
 
 def _processors() -> int:
@@ -102,6 +111,19 @@ class _LeanLoop:
         self._woke = math.inf  # when the last wait ended
 
     def iterate(self, timeout: float | None) -> None:
+        """Stand in for `doIteration`; after a failure of the loop itself Twisted's own goes on.
+
+        The reactor would call a loop that fails again at once, and log each time.
+        """
+        try:
+            self._handle_events(timeout)
+        except Exception:
+            log.failure("the lean loop failed; Twisted's own goes on, and it is slower")
+            del vars(self._reactor)["doIteration"]
+            turn_end.active = False
+            turn_end.run()
+
+    def _handle_events(self, timeout: float | None) -> None:
         """Handle events until a delayed call, another thread or the end of all needs a turn."""
         selectables, handle = self._selectables, self._handle
         if turn_end.run():  # delayed calls and other threads left something to their turn's end

@@ -118,6 +118,59 @@ def test_all_loops_give_the_same_answers() -> None:
     assert answers["own"]["seen"] == ["echo", "bye", "reset", "", "echo", True, [1, 2, 3], True]
 
 
+REACTORS = r"""
+import sys
+from twisted.application.reactors import installReactor
+installReactor(sys.argv[1])
+from twisted.internet import reactor
+from proxyservice.net.lean_loop import install_lean_loop, turn_end
+print(install_lean_loop(reactor), turn_end.active)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["epoll", "poll", "select", "asyncio"])
+def test_only_the_epoll_reactor_gets_it(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", REACTORS, name], capture_output=True, text=True, timeout=60
+    )
+    expected = "True True" if name == "epoll" else "False False"
+    assert done.stdout.strip() == expected, done.stderr
+
+
+BROKEN_LOOP = r"""
+import sys
+from twisted.logger import globalLogPublisher
+from twisted.internet import reactor
+from proxyservice.net.lean_loop import install_lean_loop, turn_end
+
+failures, done = [], []
+globalLogPublisher.addObserver(lambda event: failures.append(event.get("log_failure")))
+assert install_lean_loop(reactor)
+
+class Broken:
+    def poll(self, timeout, most):
+        raise TypeError("not the poller that was expected")
+
+loop = reactor.doIteration.__self__
+assert type(loop).__name__ == "_LeanLoop"
+loop._poll = Broken().poll
+reactor.callWhenRunning(lambda: turn_end.defer(lambda: done.append("end of turn")))
+reactor.callLater(0.05, lambda: (done.append("timer"), reactor.stop()))
+reactor.callLater(30, reactor.crash)
+reactor.run()
+print(len([one for one in failures if one is not None]), turn_end.active, sorted(done))
+"""
+
+
+@pytest.mark.process
+def test_a_loop_that_fails_is_told_once_and_replaced() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN_LOOP], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "1 False ['end of turn', 'timer']", done.stderr
+
+
 class Poller:
     """Has an event at the given moments of a clock that each look moves on by a microsecond."""
 
