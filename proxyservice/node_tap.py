@@ -15,7 +15,12 @@ from proxyservice.node.events import EndingEvents
 from proxyservice.node.exposure import Exposure, exit_status, read_settings
 from proxyservice.node.proxy_protocol import HEADERS
 from proxyservice.options import NO_BUSY_POLL, PluginOptions
-from proxyservice.process import ExplainedStart, exit_cleanly_on_signals, prepare_reactor
+from proxyservice.process import (
+    ExplainedStart,
+    exit_cleanly_on_signals,
+    prepare_reactor,
+    tell_version,
+)
 
 
 class Options(PluginOptions):
@@ -97,6 +102,7 @@ def makeService(options: Options) -> Service:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    tell_version("proxynode")
     prepare_reactor(reactor, busy_poll=not options["no-busy-poll"])
     settings = options["settings"]
 

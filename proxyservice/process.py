@@ -6,6 +6,7 @@ For processes that are ours alone; a library in somebody else's leaves signals b
 from __future__ import annotations
 
 import gc
+import platform
 import signal
 import sys
 import time
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.logger import Logger
 
+import twisted
+from proxyservice import __version__
 from proxyservice.errors import ProxyServiceError
 from proxyservice.net.lean_loop import install_lean_loop
 
@@ -22,6 +26,20 @@ START_FAILED_STATUS = 1
 
 YOUNG_OBJECTS = 20_000
 """Objects made until the collector looks at them: some hundred visitors' worth, 2 MiB."""
+
+log = Logger()
+
+
+def tell_version(command: str) -> None:
+    """Say in the log what this is. Called while twistd builds the service, it is the first line."""
+    log.info(
+        "{command}, version {version}, on {python} {python_version} with Twisted {twisted}",
+        command=command,
+        version=__version__,
+        python=platform.python_implementation(),
+        python_version=platform.python_version(),
+        twisted=twisted.__version__,
+    )
 
 
 def prepare_reactor(reactor: Any, *, busy_poll: bool = True) -> None:

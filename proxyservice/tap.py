@@ -27,6 +27,7 @@ from proxyservice.process import (
     exit_cleanly_on_signals,
     on_hangup,
     prepare_reactor,
+    tell_version,
 )
 from proxyservice.server.access import Access
 from proxyservice.server.claims import Claimed
@@ -302,6 +303,7 @@ def makeService(options: Options) -> Service:
     """Wire the service; nothing is opened before it starts."""
     from twisted.internet import reactor
 
+    tell_version("proxyservice")
     prepare_reactor(reactor, busy_poll=not options["no-busy-poll"])
     directory = options["state-dir"]
     store = LeaseStore(options["store"], options["network-id"])

@@ -40,6 +40,7 @@ COMPOSITION_ROOTS = {
     "tap.py",  # the service
     "node_tap.py",  # the node as a service
     "operator_cli.py",  # the commands for the operator of a relay
+    "relay_cli.py",  # `proxyservice relay`, a process of its own
     "__main__.py",
     "node/cli.py",  # the commands for people, which may run either side
     "node/expose.py",  # `proxyservice expose`, a process of its own

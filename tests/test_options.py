@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 from twisted.python import usage
 
+from proxyservice import __version__
 from proxyservice.options import PluginOptions
 from proxyservice.tap import Options as ServiceOptions
 
@@ -28,7 +29,11 @@ class Options(PluginOptions):
     ("arguments", "line"),
     [
         (["--size", "0"], "twistd example: --size: too small\n"),
-        (["--sise", "1"], "twistd example: option --sise not recognized\n"),
+        (
+            ["--sise", "1"],
+            "twistd example: option --sise not recognized; did you mean --size?\n",
+        ),
+        (["--zzz", "1"], "twistd example: option --zzz not recognized\n"),
         (["--size"], "twistd example: option --size requires argument\n"),
         (["more"], "twistd example: Wrong number of arguments.\n"),
     ],
@@ -63,3 +68,10 @@ def test_an_unset_variable_lets_nobody_in(
     with pytest.raises(SystemExit):
         ServiceOptions().parseOptions([f"--{name}", "", "--state-dir", str(tmp_path)])
     assert capsys.readouterr().err == f"twistd proxyservice: --{name} needs a value\n"
+
+
+def test_the_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Options().parseOptions(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"proxyservice {__version__}\n"

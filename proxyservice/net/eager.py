@@ -10,7 +10,7 @@ is the ordinary transport: producers, half-close, abort and TLS are Twisted's.
 
 from __future__ import annotations
 
-from errno import EAGAIN, EINTR, ENOBUFS
+from errno import EAGAIN, EINTR, ENOBUFS, EWOULDBLOCK
 from socket import socket
 from typing import Any
 
@@ -33,7 +33,7 @@ RECEIVE_BUFFER = memoryview(bytearray(HEADROOM_BYTES + RECEIVE_BYTES))
 """The one buffer that all eager transports of this thread read into."""
 
 _LANDING = RECEIVE_BUFFER[HEADROOM_BYTES:]
-_NOT_NOW = (EAGAIN, EINTR, ENOBUFS)
+_NOT_NOW = (EAGAIN, EWOULDBLOCK, EINTR, ENOBUFS)  # the second is another number on Windows
 _DONE = Failure(main.CONNECTION_DONE)
 _ABORTED = Failure(error.ConnectionAborted())
 

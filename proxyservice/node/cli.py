@@ -20,7 +20,9 @@ from proxyservice.node.keys import create_key, load_key
 from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
 from proxyservice.operator_cli import leases
+from proxyservice.options import suggestion
 from proxyservice.process import prepare_reactor
+from proxyservice.relay_cli import relay
 
 
 class OneLineErrors(click.Group):
@@ -30,6 +32,13 @@ class OneLineErrors(click.Group):
         """Read the options before the command's name."""
         with _one_line():
             return super().make_context(*args, **extra)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find a command, or say which one may have been meant."""
+        if self.get_command(ctx, args[0]) is None:
+            meant = suggestion(args[0], self.list_commands(ctx))
+            ctx.fail(f"no command {args[0]!r}{meant or '; `proxyservice --help` lists them'}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Find the command, read its options, run it."""
@@ -59,12 +68,13 @@ KEY_OPTION = file_option("--key", "Key file.  [default: node.key in the state di
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="proxyservice")
+@click.version_option(__version__, prog_name="proxyservice", message="%(prog)s %(version)s")
 def main() -> None:
     """Public addresses for nodes behind NAT."""
 
 
 main.add_command(leases)
+main.add_command(relay)
 
 
 @main.command()
