@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 
 import click
+from click.shell_completion import CompletionItem
 
 from proxyservice.errors import StartError
 
@@ -17,7 +18,19 @@ NEEDED_OF_THE_SYSTEM = ("fcntl", "resource")
 """Modules of Python's that the relay cannot do without; Windows has neither."""
 
 
+class RelayCommand(click.Command):
+    """Knows the plugin's options where a shell completes a line."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The plugin's options that begin so."""
+        from proxyservice.tap import Options
+
+        names = sorted("--" + name.rstrip("=") for name in Options().longOpt)
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 @click.command(
+    cls=RelayCommand,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     add_help_option=False,
 )

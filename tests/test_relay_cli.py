@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -81,3 +82,22 @@ def test_a_mistyped_command_is_met_with_a_suggestion(typed: str, meant: str) -> 
     done = CliRunner().invoke(main, [typed])
     assert done.exit_code == 2
     assert done.output == f"Error: no command {typed!r}{meant}\n"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("proxyservice ex", {"expose"}),
+        ("proxyservice expose --proxy", {"--proxy-protocol"}),
+        ("proxyservice relay --tls-c", {"--tls-cert", "--tls-client-ca"}),
+    ],
+)
+def test_a_shell_completes_commands_and_options(line: str, completed: set[str]) -> None:
+    words = line.split()
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    environment = {**os.environ, **asked, "_PROXYSERVICE_COMPLETE": "bash_complete"}
+    done = subprocess.run(
+        [COMMAND], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert {row.partition(",")[2] for row in done.stdout.splitlines()} == completed
