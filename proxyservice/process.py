@@ -20,6 +20,7 @@ from twisted.logger import Logger
 import twisted
 from proxyservice import __version__
 from proxyservice.errors import ProxyServiceError
+from proxyservice.net.descriptor_limit import raise_descriptor_limit
 from proxyservice.net.lean_loop import install_lean_loop
 
 START_FAILED_STATUS = 1
@@ -45,10 +46,12 @@ def tell_version(command: str) -> None:
 def prepare_reactor(reactor: Any, *, busy_poll: bool = True) -> None:
     """Give a reactor that is ours a clock that never jumps, and a lean loop; before any timer.
 
-    Twisted's clock is the wall's: a step of it would fire or freeze every timer.
+    The process may open as many descriptors as the system allows it. Twisted's clock is the
+    wall's: a step of it would fire or freeze every timer.
     ``busy_poll`` as in `install_lean_loop`.
     """
     vars(reactor)["seconds"] = time.monotonic
+    raise_descriptor_limit()
     install_lean_loop(reactor, busy_poll=busy_poll)
     reactor.callWhenRunning(_spare_the_collector)
 

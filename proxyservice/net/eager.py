@@ -15,7 +15,7 @@ from socket import socket
 from typing import Any
 
 from twisted.internet import error, main, tcp
-from twisted.internet.address import IPv6Address
+from twisted.internet.address import IPv6Address, UNIXAddress
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
@@ -249,6 +249,16 @@ class EagerSocket(EagerServer):
             self._addressType = IPv6Address
         self.connected = 1
         reactor.addReader(self)
+
+
+class EagerUnixSocket(EagerSocket):
+    """The same of a unix socket, dialled at the path ``peer``."""
+
+    def getHost(self) -> UNIXAddress:
+        return UNIXAddress(self.socket.getsockname() or None)
+
+    def getPeer(self) -> UNIXAddress:
+        return UNIXAddress(self.client)  # type: ignore[arg-type]  # a path, where TCP has tuples
 
 
 class EagerClient(EagerConnection, tcp.Client):

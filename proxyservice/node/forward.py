@@ -16,13 +16,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from proxyservice.net.closed_end import ClosedEnd
-from proxyservice.net.connect import Dial
+from proxyservice.net.connect import Dial, DialFailure, dial_failure
 from proxyservice.net.stream_socket import StreamSocket
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.node.events import NodeEvents
 from proxyservice.node.streams import Visit
 from proxyservice.node.targets import Target
 from proxyservice.streams.multiplexer import Stream
+from proxyservice.wire import proxyservice_pb2 as pb
 
 Preamble = Callable[[Visit], bytes]
 """What a target hears of a visitor before its first byte (a PROXY protocol header)."""
@@ -51,15 +52,23 @@ class Forwarder:
         self.visitors_total += 1
         preamble = b"" if self._preamble is None else self._preamble(visit)
         dialling = _Dialling(self, switch, stream, preamble)
-        if self._target.hosts:
-            dialling.dial_next(self._reactor, list(self._target.hosts))
+        if places := self._target.places:
+            dialling.dial_next(self._reactor, places)
         else:
             dialling.connect(self._target.client_endpoint(self._reactor))
 
-    def target_down(self, switch: StreamSwitch, stream: Stream, reason: str) -> None:
-        """The visitor gets an orderly end, the user a word."""
+    def not_reached(self, switch: StreamSwitch, stream: Stream, why: DialFailure) -> None:
+        """The visitor of a target that is down gets an orderly end, the user a word.
+
+        For want of our own room he is reset: an end would look like an empty answer.
+        """
         self.ended()
-        ClosedEnd(switch, stream, self._reactor)
+        if why.is_ours:
+            switch.reset(stream, pb.RESET_NO_ROOM, "the node has no room")
+            reason = f"this node has no room ({why.reason}), and resets its visitors"
+        else:
+            ClosedEnd(switch, stream, self._reactor)
+            reason = why.reason
         self._events.target_down(self._target.name, reason)
 
     def ended(self) -> None:
@@ -83,17 +92,17 @@ class _Dialling:
         self._cancel: Callable[[], None] = _nothing
         stream.local = self
 
-    def dial_next(self, reactor: Any, hosts: list[tuple[str, int]]) -> None:
-        """Dial the first of the addresses, and the next when it refuses."""
-        (host, port), *others = hosts
+    def dial_next(self, reactor: Any, places: list[tuple[str, int] | str]) -> None:
+        """Dial the first of the places, and the next when it refuses."""
+        place, *others = places
 
-        def failed(reason: str) -> None:
-            if others:
+        def failed(why: DialFailure) -> None:
+            if others and not why.is_ours:
                 self.dial_next(reactor, others)
             else:
-                self._failed(reason)
+                self._failed(why)
 
-        dial = Dial(reactor, host, port, lambda: self._connected(TargetSocket), failed)
+        dial = Dial(reactor, place, lambda: self._connected(TargetSocket), failed)
         self._cancel = dial.cancel
         dial.start()
 
@@ -105,19 +114,24 @@ class _Dialling:
         attempt.addErrback(self._endpoint_failed)
 
     def _endpoint_failed(self, failure: Failure) -> None:
-        if not self._over:
-            self._failed(failure.getErrorMessage() or type(failure.value).__name__)
+        if self._over:
+            return
+        code = getattr(failure.value, "osError", None)
+        if isinstance(code, int) and (why := dial_failure(code)).is_ours:
+            self._failed(why)
+        else:
+            self._failed(DialFailure(failure.getErrorMessage() or type(failure.value).__name__))
 
     def _connected(self, kind: type[TargetSocket]) -> TargetSocket:
         self._over = True
         early = bytes(self._early)
         return kind(self._switch, self._stream, self._forwarder, self._preamble, early, self._ended)
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, why: DialFailure) -> None:
         self._over = True
         if self._early:
             self._switch.consumed(self._stream, len(self._early))
-        self._forwarder.target_down(self._switch, self._stream, reason)
+        self._forwarder.not_reached(self._switch, self._stream, why)
 
     def stream_received(self, view: memoryview) -> None:
         """Keep it for the target."""

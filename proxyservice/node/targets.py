@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.endpoints import HostnameEndpoint, clientFromString
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from proxyservice.node.dial import split_host_port
@@ -31,17 +31,24 @@ _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One local server. Either ``hosts`` or ``endpoint`` says how to reach it."""
+    """One local server. One of ``hosts``, ``path`` and ``endpoint`` says how to reach it."""
 
     name: str
     """As typed; it is the origin address of the lease."""
     hosts: tuple[tuple[str, int], ...] = ()
     """IP addresses and ports, to be dialled in this order."""
+    path: str = ""
+    """Of a unix socket."""
     endpoint: str = ""
     """A client endpoint string."""
 
+    @property
+    def places(self) -> list[tuple[str, int] | str]:
+        """Where to dial it without an endpoint; none when only an endpoint can."""
+        return [self.path] if self.path else list(self.hosts)
+
     def client_endpoint(self, reactor: Any) -> IStreamClientEndpoint:
-        """How to reach a target that has no ``hosts``; names are resolved at each connect."""
+        """How to reach a target that has no ``places``; names are resolved at each connect."""
         try:
             host, port = split_host_port(self.endpoint.removeprefix("tcp:"))
         except ValueError:
@@ -63,8 +70,9 @@ def parse_target(text: str) -> Target:
     try:
         host, port = split_host_port("" if _ENDPOINT.match(at_host) else at_host)
     except ValueError:
-        _check_endpoint(text)
-        return Target(text, endpoint=text)
+        endpoint = _endpoint(text)
+        path = endpoint._path if isinstance(endpoint, UNIXClientEndpoint) else ""
+        return Target(text, path=path, endpoint=text)
     if host == "localhost":
         return Target(text, hosts=tuple((loopback, port) for loopback in LOOPBACKS))
     if _is_address(host):
@@ -82,16 +90,17 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _check_endpoint(text: str) -> None:
+def _endpoint(text: str) -> IStreamClientEndpoint:
     from twisted.internet import reactor
 
     if text.endswith(":"):
         raise _no_target(text)
     try:
-        clientFromString(reactor, text)
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
     except Exception as error:  # whatever a parser, which may be a plugin, raises
         why = f"; Twisted says: {' '.join(str(error).split())}" if _ENDPOINT.match(text) else ""
         raise _no_target(text, why) from None
+    return endpoint
 
 
 def _no_target(text: str, why: str = "") -> ValueError:

@@ -8,11 +8,12 @@ is left for all the rest.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from math import inf
 
 from twisted.logger import Logger
+
+from proxyservice.net.descriptor_limit import MOST, raise_descriptor_limit
 
 VISITORS_SHARE = 0.85
 RESERVED_FOR_NODES = 64
@@ -20,9 +21,6 @@ RESERVED_FOR_NODES = 64
 
 RESERVED_FOR_US = 32
 """Log, store, epoll, main ports and what libraries open for a moment; 15 on an idle service."""
-
-MOST = 1 << 20
-"""Where the system names no limit: Linux's own default for one process."""
 
 CONNECTION_AND_PORT = 2
 """A main connection that is let in finds a descriptor for its first proxy port, whenever it asks:
@@ -44,10 +42,9 @@ class Descriptors:
 
     def raise_limit(self) -> int:
         """To what the system allows; return that."""
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        self._limit = MOST if most == resource.RLIM_INFINITY else most
-        return int(self._limit)
+        most = raise_descriptor_limit() or MOST
+        self._limit = most
+        return most
 
     @property
     def nodes(self) -> int:

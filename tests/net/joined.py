@@ -167,7 +167,7 @@ class Scene:
     """A relay and a node with one stream lease, both real but for their sockets.
 
     ``over_sockets``: the node joins streams to targets' sockets; else the
-    stream itself is the transport of what ``make`` makes.
+    stream itself is the transport of what ``make`` makes, unless an ``acceptor`` is given.
     """
 
     def __init__(
@@ -176,6 +176,7 @@ class Scene:
         *,
         over_sockets: bool = False,
         pair: type[Joined] = LendingPair,
+        acceptor: Any = None,
         **memory: Any,
     ) -> None:
         self.relay = MemoryRelay(join=pair, **memory)
@@ -186,8 +187,9 @@ class Scene:
             reactor=self.relay.clock,
             identity=NodeIdentity(key=Ed25519PrivateKey.from_private_bytes(b"s" * 32)),
         )
-        acceptor: Any = SocketAcceptor(make, self)
-        if not over_sockets:
+        if over_sockets:
+            acceptor = SocketAcceptor(make, self)
+        elif acceptor is None:
             acceptor = FactoryAcceptor(_Making(make, self.targets), self.relay.clock)
         lease = self.node.lease("web", mode=pb.MODE_STREAMS, acceptor=acceptor)
         self.node.startService()

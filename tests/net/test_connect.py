@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from twisted.internet.testing import MemoryReactorClock
 
-from proxyservice.net.connect import Dial
+from proxyservice.net import connect
+from proxyservice.net.connect import Dial, DialFailure
 from proxyservice.net.eager import EagerProtocol
 from proxyservice.server.ports import ProxyPorts
 from tests.ports import unused_port
@@ -33,15 +37,16 @@ def is_configured(handle: socket.socket) -> bool:
     )
 
 
-def dial(reactor: MemoryReactorClock, port: int) -> tuple[list[Kept], list[str]]:
+def dial(reactor: MemoryReactorClock, where: int | str) -> tuple[list[Kept], list[DialFailure]]:
     built: list[Kept] = []
-    failures: list[str] = []
+    failures: list[DialFailure] = []
 
     def build() -> Kept:
         built.append(Kept())
         return built[-1]
 
-    Dial(reactor, "127.0.0.1", port, build, failures.append).start()
+    place = where if isinstance(where, str) else ("127.0.0.1", where)
+    Dial(reactor, place, build, failures.append).start()
     return built, failures
 
 
@@ -64,8 +69,79 @@ def test_a_refused_dial_says_so() -> None:
     for writer in reactor.getWriters():  # where the kernel took a moment
         writer.doWrite()
     assert not built
-    assert failures == ["Connection refused"]
+    assert failures == [DialFailure("Connection refused")]
     assert not reactor.getDelayedCalls()
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[socket.socket]:
+    """A unix socket whose queue of connections is full."""
+    with ExitStack() as open_ones:
+        listening = open_ones.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(str(tmp_path / "full"))
+        listening.listen(1)
+        while True:
+            early = open_ones.enter_context(socket.socket(socket.AF_UNIX))
+            early.setblocking(False)
+            if early.connect_ex(listening.getsockname()) != 0:
+                break
+        yield listening
+
+
+def test_a_unix_socket_is_asked_again_until_its_queue_has_room(full: socket.socket) -> None:
+    reactor = MemoryReactorClock()
+    built, failures = dial(reactor, full.getsockname())
+    reactor.pump([0.1] * 20)
+    assert not built
+    assert not failures
+    full.accept()[0].close()
+    reactor.pump([0.1])
+    assert len(built) == 1
+    assert not failures
+    assert not reactor.getDelayedCalls()
+    assert built[0].transport.getPeer().name == full.getsockname().encode()
+    built[0].transport.getHandle().close()
+
+
+def test_not_for_ever(full: socket.socket) -> None:
+    reactor = MemoryReactorClock()
+    built, failures = dial(reactor, full.getsockname())
+    reactor.pump([0.1] * 99)
+    assert not failures, "as long as a TCP connect would take"
+    reactor.pump([0.1] * 3)
+    assert failures == [DialFailure("its queue of connections is full")]
+    assert not built
+    assert not reactor.getDelayedCalls()
+
+
+def test_a_dial_that_is_cancelled_asks_no_more(full: socket.socket) -> None:
+    reactor, built, failures = MemoryReactorClock(), [], []
+    waiting = Dial(reactor, full.getsockname(), lambda: built.append(1), failures.append)  # type: ignore[func-returns-value,arg-type]
+    waiting.start()
+    waiting.cancel()
+    assert not reactor.getDelayedCalls()
+    assert (built, failures) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "why"), [("absent", "No such file or directory"), ("x" * 200, "File name too long")]
+)
+def test_a_path_that_leads_nowhere(tmp_path: Path, path: str, why: str) -> None:
+    built, failures = dial(MemoryReactorClock(), str(tmp_path / path))
+    assert not built
+    assert failures == [DialFailure(why)]
+
+
+def test_want_of_descriptors_says_nothing_of_the_target(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(connect.socket, "socket", none_left)
+    built, failures = dial(MemoryReactorClock(), listening.getsockname()[1])
+    assert not built
+    assert failures == [DialFailure("Too many open files", is_ours=True)]
 
 
 def test_an_accepted_visitor_has_the_options_of_the_port() -> None:

@@ -21,7 +21,12 @@ RIGHT = {
     "tcp:10.0.0.1:80": Target("tcp:10.0.0.1:80", hosts=(("10.0.0.1", 80),)),
     "db:5432": Target("db:5432", endpoint="tcp:db:5432"),
     "tcp:db:5432": Target("tcp:db:5432", endpoint="tcp:db:5432"),
-    "unix:/run/app.sock": Target("unix:/run/app.sock", endpoint="unix:/run/app.sock"),
+    "unix:/run/app.sock": Target(
+        "unix:/run/app.sock", path="/run/app.sock", endpoint="unix:/run/app.sock"
+    ),
+    "unix:path=/a b:timeout=3": Target(
+        "unix:path=/a b:timeout=3", path="/a b", endpoint="unix:path=/a b:timeout=3"
+    ),
     "tcp:host=db:port=1": Target("tcp:host=db:port=1", endpoint="tcp:host=db:port=1"),
     "tls:example.com:443": Target("tls:example.com:443", endpoint="tls:example.com:443"),
 }

@@ -1,0 +1,87 @@
+"""Of a target that cannot be dialled: an end when it is down, a reset for want of our own room."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import fail
+from twisted.internet.error import ConnectError
+from twisted.internet.testing import MemoryReactorClock
+
+from proxyservice.net import connect
+from proxyservice.node.events import NodeEvents
+from proxyservice.node.forward import Forwarder
+from proxyservice.node.targets import Target, parse_target
+from tests.leases.harness import store_thread
+from tests.net.joined import Scene, Visitor
+from tests.ports import unused_port
+
+
+class Down(NodeEvents):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def target_down(self, target: str, reason: str, *, visitors: int = 1) -> None:
+        self.told.append(reason)
+
+
+@pytest.fixture(autouse=True)
+def _store() -> Iterator[None]:
+    with store_thread():
+        yield
+
+
+def visited(target: Target) -> tuple[Visitor, Forwarder, list[str]]:
+    """A visitor of this target, when all that can happen has happened."""
+    events, reactor = Down(), MemoryReactorClock()
+    forwarder = Forwarder(reactor, target, preamble=None, events=events)
+    scene = Scene(acceptor=forwarder)
+    visitor = scene.visit()
+    for _ in range(3):
+        scene.pump()
+        for writer in reactor.getWriters():
+            writer.doWrite()
+    return visitor, forwarder, events.told
+
+
+def test_a_target_that_is_down_ends_in_order() -> None:
+    visitor, forwarder, told = visited(parse_target(f"127.0.0.1:{unused_port()}"))
+    assert visitor.ended
+    assert told == ["Connection refused"]
+    assert forwarder.open_streams == 0
+
+
+def test_want_of_descriptors_never_looks_like_an_empty_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(*_: Any) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    scene_socket = socket.socket
+    monkeypatch.setattr(connect.socket, "socket", none_left)
+    visitor, forwarder, told = visited(parse_target("8080"))
+    monkeypatch.setattr(connect.socket, "socket", scene_socket)
+    assert not visitor.ended
+    assert visitor.lost is not None
+    assert told == ["this node has no room (Too many open files), and resets its visitors"]
+    assert forwarder.open_streams == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "ended"), [(errno.EMFILE, False), (errno.ENOBUFS, False), (errno.ECONNREFUSED, True)]
+)
+def test_the_same_of_a_target_that_only_an_endpoint_dials(
+    code: int, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        def connect(self, factory: Any) -> Any:
+            return fail(ConnectError(code, "whatever"))
+
+    monkeypatch.setattr(Target, "client_endpoint", lambda self, reactor: Failing())
+    visitor, _, told = visited(Target("db:5432", endpoint="tcp:db:5432"))
+    assert visitor.ended == ended
+    assert len(told) == 1
