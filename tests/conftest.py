@@ -25,6 +25,20 @@ COLLECTIONS = 3
 """PyPy ends what hangs on something with an end of its own only in the next one."""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the heavy tests out of a run of everything: they have one of their own (`-m heavy`).
+
+    Who names a file, a test or a marker, or sets PROXYSERVICE_FULL, gets what is named.
+    """
+    names_files = any(".py" in argument for argument in config.args)
+    if config.option.markexpr or names_files or os.environ.get("PROXYSERVICE_FULL"):
+        return
+    heavy = [item for item in items if item.get_closest_marker("heavy")]
+    if heavy:
+        config.hook.pytest_deselected(items=heavy)
+        items[:] = [item for item in items if not item.get_closest_marker("heavy")]
+
+
 @pytest.fixture(scope="session")
 def vectors() -> dict[str, dict[str, Any]]:
     """The golden frames by name; `hex` holds the bytes."""

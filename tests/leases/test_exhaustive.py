@@ -120,6 +120,7 @@ def busy_ports_rest_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unleased, "BUSY_SECONDS", BUSY_SECONDS)
 
 
+@pytest.mark.heavy
 def test_every_state_within_reach_keeps_the_invariants() -> None:
     start = Joined(PORTS, TIMES, busy_seconds=BUSY_SECONDS)
     depth, complete = visit_states(start, events, fingerprint, STATES)

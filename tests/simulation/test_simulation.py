@@ -12,9 +12,14 @@ from tests.simulation.simulate import SeedFailed, simulate, simulate_all
 from tests.simulation.world import World
 
 PARTS, PART = 15, 10
+LIGHT_PARTS = 2
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+def _weighed(part: int) -> object:
+    return pytest.param(part, marks=[pytest.mark.heavy] if part >= LIGHT_PARTS else [])
+
+
+@pytest.mark.parametrize("part", map(_weighed, range(PARTS)))
 def test_an_hour_of_each_seed_keeps_every_promise(part: int, only_seed: int | None) -> None:
     if only_seed is None:
         simulate_all(range(part * PART, part * PART + PART))
