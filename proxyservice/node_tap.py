@@ -113,5 +113,4 @@ def makeService(options: Options) -> Service:
 
     exposure = Exposure(reactor, settings, EndingEvents(len(settings.targets), hopeless))
     reactor.callWhenRunning(exit_cleanly_on_signals, reactor)
-    pidfile = (getattr(options, "parent", None) or {}).get("pidfile")
-    return ExplainedStart(exposure, "proxynode", pidfile)
+    return ExplainedStart(exposure, "proxynode", getattr(options, "parent", None) or {})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxyservice.state import state_directory
+from proxyservice.text import printable
 from proxyservice.units import format_duration
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID
 
@@ -109,8 +110,6 @@ def _tell_rows(rows: Sequence[Row], heartbeat: float, *, as_json: bool) -> None:
 
 
 def _cells(row: Row, heartbeat: float) -> tuple[str, ...]:
-    from proxyservice.node.progress import printable
-
     owner = row.owner
     return (
         str(row.port),
@@ -130,8 +129,6 @@ def _is_for_good(row: Row) -> bool:
 
 
 def _tell_holder(past: PastLease | None, port: int, at: float, *, as_json: bool) -> None:
-    from proxyservice.node.progress import printable
-
     if as_json:
         click.echo(json.dumps(None if past is None else _past_fields(past)))
     elif past is None:

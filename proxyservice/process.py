@@ -10,18 +10,21 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 
 import twisted
 from proxyservice import __version__
 from proxyservice.errors import ProxyServiceError
 from proxyservice.net.descriptor_limit import raise_descriptor_limit
 from proxyservice.net.lean_loop import install_lean_loop
+from proxyservice.output import free_standard_streams, open_standard_descriptors, unblocked
+from proxyservice.twistd_log import log_observer
 
 START_FAILED_STATUS = 1
 
@@ -100,12 +103,28 @@ def exit_cleanly_on_signals(reactor: Any) -> None:
 
 
 class ExplainedStart(Service):
-    """A service under twistd whose failing start is one line and exit status 1, no traceback."""
+    """A service under twistd whose failing start is one line and exit status 1, no traceback.
 
-    def __init__(self, inner: Service, command: str, pidfile: str | None) -> None:
+    ``twistd`` are the options before the plugin's name. The log goes where
+    they say, and neither it nor stderr ever makes the service wait.
+    """
+
+    def __init__(self, inner: Service, command: str, twistd: Mapping[str, Any]) -> None:
         self._inner = inner
         self._command = command
-        self._pidfile = pidfile
+        self._twistd = twistd
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join the application, and be its log, unless `--logger` names another."""
+        if isinstance(parent, Componentized):
+            open_standard_descriptors()
+            free_standard_streams()
+            if not self._twistd.get("logger"):
+                try:
+                    parent.setComponent(ILogObserver, log_observer(self._twistd))
+                except ProxyServiceError as error:
+                    raise SystemExit(self._explain(error)) from None
+        super().setServiceParent(parent)
 
     def startService(self) -> None:
         """Start the service inside; what it cannot do is told on the real stderr."""
@@ -113,11 +132,15 @@ class ExplainedStart(Service):
         try:
             self._inner.startService()
         except ProxyServiceError as error:
-            # twistd has turned sys.stderr into its log
-            print(f"{self._command}: {error}", file=sys.__stderr__)
-            if self._pidfile:
-                Path(self._pidfile).unlink(missing_ok=True)
-            raise SystemExit(START_FAILED_STATUS) from None
+            pidfile = self._twistd.get("pidfile")
+            if pidfile:
+                Path(pidfile).unlink(missing_ok=True)
+            raise SystemExit(self._explain(error)) from None
+
+    def _explain(self, error: ProxyServiceError) -> int:
+        # twistd has turned sys.stderr into its log
+        print(f"{self._command}: {error}", file=unblocked(sys.__stderr__))
+        return START_FAILED_STATUS
 
     def stopService(self) -> Any:
         """Stop the service inside."""

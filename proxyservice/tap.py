@@ -361,5 +361,4 @@ def makeService(options: Options) -> Service:
     if not options["claimed"] and settings.claimed is Claimed.ALLOW:
         reactor.callWhenRunning(log.warn, CLAIMS_ALLOWED)
     reactor.callWhenRunning(exit_cleanly_on_signals, reactor)
-    pidfile = (getattr(options, "parent", None) or {}).get("pidfile")
-    return ExplainedStart(service, "proxyservice", pidfile)
+    return ExplainedStart(service, "proxyservice", getattr(options, "parent", None) or {})

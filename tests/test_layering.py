@@ -30,7 +30,9 @@ MAY_IMPORT = {
     "options.py": set(),
     "text.py": set(),
     "files.py": {"errors"},
-    "process.py": {"errors", "net"},
+    "output.py": set(),
+    "process.py": {"errors", "net", "output", "twistd_log"},
+    "twistd_log.py": {"errors", "output", "text"},
     "state.py": {"errors"},
     "__init__.py": set(),
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,11 +13,24 @@ from proxyservice.errors import ProxyServiceError, RefusedError
 from proxyservice.node.events import EndingEvents
 from proxyservice.node.exposure import is_superseded
 from proxyservice.node.lease import NodeLease
-from proxyservice.node.progress import LiveLine, Traffic, printable, summary_line
+from proxyservice.node.progress import LiveLine, Traffic, summary_line
 from proxyservice.node.reminders import Reminders
+from proxyservice.text import printable
 
 STILL_DISCONNECTED_SECONDS = 60.0
 """While no server can be reached, it is said so often."""
+
+
+def lines_lost(lines: int, *, as_json: bool) -> str:
+    """What stands on stdout where lines are missing, because nobody read them or a disk is full."""
+    if as_json:
+        return _event("dropped", lines=lines) + "\n"
+    return f"# {lines} line{'' if lines == 1 else 's'} could not be written here\n"
+
+
+def _event(event: str, **fields: Any) -> str:
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return json.dumps({"event": event, "time": now, **fields})
 
 
 class Announcements(EndingEvents):
@@ -47,8 +60,7 @@ class Announcements(EndingEvents):
         if line:
             self.say(line)
         if self._as_json:
-            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-            self._print(json.dumps({"event": event, "time": now, **fields}))
+            self._print(_event(event, **fields))
 
     def say(self, line: str) -> None:
         """One line on stderr, with the time of day."""
@@ -56,13 +68,9 @@ class Announcements(EndingEvents):
 
     def _print(self, line: str) -> None:
         self._line.clear()  # both may be the same terminal
-        try:
+        with suppress(OSError):  # whoever read has gone (`| head -1`); what is exposed stays so
             self._stdout.write(line + "\n")
             self._stdout.flush()
-        except OSError:
-            # whoever read has gone (`| head -1`); what is exposed stays so
-            with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), self._stdout.fileno())
 
     # -------------------------------------------------------------- events
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +22,21 @@ from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
 from proxyservice.operator_cli import leases
 from proxyservice.options import suggestion
+from proxyservice.output import free_standard_streams, open_standard_descriptors
 from proxyservice.process import prepare_reactor
 from proxyservice.relay_cli import relay
 
 
 class OneLineErrors(click.Group):
     """Says what is wrong in one line, without the usage that click puts before it."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command, whatever the standard streams are like."""
+        open_standard_descriptors()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **extra)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the options before the command's name."""
@@ -82,7 +92,8 @@ def demo() -> None:
     """Run a service and two nodes on loopback and show how a message travels."""
     from proxyservice.node.demo import demonstrate
 
-    sys.exit(run_reactor(lambda reactor: demonstrate(reactor, click.echo)))
+    free_standard_streams()
+    sys.exit(run_reactor(lambda reactor: demonstrate(reactor, print)))
 
 
 @main.command()
@@ -182,12 +193,14 @@ def expose(
     took over, 1 when no relay will serve, 2 for wrong usage.
     """
     from proxyservice.node import expose as exposing
+    from proxyservice.node.announcements import lines_lost
     from proxyservice.node.exposure import read_settings
 
     try:
         settings = read_settings(targets, via, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    free_standard_streams(tell_lost=partial(lines_lost, as_json=as_json))
     work = partial(
         exposing.expose, settings=settings, as_json=as_json, stdout=sys.stdout, stderr=sys.stderr
     )
@@ -227,5 +240,5 @@ def _status(result: Any) -> int:
     else:
         error = result.value
         text = f"this is a mistake of ours: {type(error).__name__}: {error}"
-    click.echo(f"Error: {text}", err=True)
+    print(f"Error: {text}", file=sys.stderr)
     return 1

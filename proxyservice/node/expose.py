@@ -13,6 +13,7 @@ from proxyservice.errors import ProxyServiceError
 from proxyservice.node.announcements import Announcements
 from proxyservice.node.exposure import ExposeSettings, Exposure, exit_status
 from proxyservice.node.progress import REDRAW_SECONDS, LiveLine, Rates, progress_line
+from proxyservice.output import Output
 from proxyservice.process import on_first_signal
 
 
@@ -33,7 +34,7 @@ def expose(
     def hopeless(error: ProxyServiceError) -> None:
         reactor.callLater(0, end, exit_status(error))
 
-    line = LiveLine(stderr)
+    line = LiveLine(stderr, lambda: not isinstance(stderr, Output) or stderr.is_idle)
     announcements = Announcements(
         stdout, line, as_json=as_json, leases=len(settings.targets), end=hopeless, clock=reactor
     )

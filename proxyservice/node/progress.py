@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
+from proxyservice.text import printable
 from proxyservice.units import format_size
 
 RATE_SECONDS = 3.0
@@ -79,9 +81,8 @@ def _visitors(count: int) -> str:
     return f"{count} visitor{'' if count == 1 else 's'}"
 
 
-def printable(text: str) -> str:
-    """The same on one line, without what would steer a terminal: peers choose some of it."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+LONGEST_LINE_CHARACTERS = 1000
+"""Beyond what any line of ours has; what a peer adds to it is cut before."""
 
 
 class LiveLine:
@@ -91,28 +92,33 @@ class LiveLine:
     they are.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, is_idle: Callable[[], bool] = lambda: True) -> None:
+        """``is_idle``: whether the stream has written everything; it must not make us wait."""
         self._stream = stream
+        self._is_idle = is_idle
         self.shown = stream.isatty() and os.environ.get("TERM") != "dumb"
         """Whether there is one at all."""
         self._text = ""
 
     def draw(self, text: str) -> None:
-        """Show this instead of what is there."""
-        if self.shown and text != self._text:
+        """Show this instead of what is there; while nobody reads, nothing is drawn."""
+        if self.shown and text != self._text and self._is_idle():
             self._text = text
             self._write(f"\r{self._cut(text)}{ERASE_TO_END}")
 
     def say(self, line: str) -> None:
         """Write a line that stays."""
-        self.clear()
-        self._write(printable(line) + "\n")
+        self._write(self._cleared() + printable(line, LONGEST_LINE_CHARACTERS) + "\n")
 
     def clear(self) -> None:
         """Leave an empty line; the next `draw` fills it again."""
-        if self._text:
-            self._text = ""
-            self._write(f"\r{ERASE_TO_END}")
+        erased = self._cleared()
+        if erased:
+            self._write(erased)
+
+    def _cleared(self) -> str:
+        erased, self._text = f"\r{ERASE_TO_END}" if self._text else "", ""
+        return erased
 
     def _cut(self, text: str) -> str:
         """A line that wraps could not be drawn over."""

@@ -13,9 +13,10 @@ import pytest
 from twisted.internet.task import Clock
 
 from proxyservice.errors import ProxyServiceError, RefusedError, UnreachableError
-from proxyservice.node.announcements import Announcements
+from proxyservice.node.announcements import Announcements, lines_lost
 from proxyservice.node.lease import NodeLease
 from proxyservice.node.progress import LiveLine, Traffic
+from proxyservice.output import unblocked
 from proxyservice.wire import proxyservice_pb2 as pb
 
 REFUSED = RefusedError(pb.REFUSAL_QUOTA, "8 leases are enough")
@@ -175,14 +176,19 @@ def test_it_ends_when_the_node_gives_up() -> None:
     assert heard.ended_by == [SUPERSEDED]
 
 
-def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
+def test_a_reader_that_has_gone_ends_nothing() -> None:
     heard = Heard()
     reader, writer = os.pipe()
-    with open(writer, "w") as stdout:
-        heard.say._stdout = stdout
-        os.close(reader)
-        heard.say.addressed(lease(), changed=True)
-        heard.say.addressed(lease(), changed=True)
+    heard.say._stdout = unblocked(os.fdopen(writer, "w", closefd=False))
+    os.close(reader)
+    heard.say.addressed(lease(), changed=True)
+    heard.say.addressed(lease(), changed=True)
+    os.close(writer)
+
+
+def test_objects_that_are_missing_are_told_as_an_object() -> None:
+    assert json.loads(lines_lost(3, as_json=True))["lines"] == 3
+    assert lines_lost(1, as_json=False) == "# 1 line could not be written here\n"
 
 
 def test_addresses_and_a_live_line_share_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

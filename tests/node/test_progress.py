@@ -13,11 +13,11 @@ from proxyservice.node.progress import (
     LiveLine,
     Rates,
     Traffic,
-    printable,
     progress_line,
     summary_line,
 )
 from proxyservice.node.reminders import Reminders
+from proxyservice.text import printable
 
 
 class Terminal(io.StringIO):
