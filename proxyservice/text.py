@@ -6,6 +6,9 @@ cleaned. Files that people edit are decoded here too.
 
 from __future__ import annotations
 
+import os
+import sys
+
 SHOWN_CHARACTERS = 200
 """A reason is a sentence; whatever is longer is not for people."""
 
@@ -27,6 +30,32 @@ def without_controls(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+
+
+def argument_text(argument: str) -> str:
+    """What was typed on the command line, as text, whatever locale it was decoded by.
+
+    The protocol and our messages are UTF-8, a terminal nearly always is, and
+    the locale of a service or a container often is not. Raises ValueError for
+    bytes that are no text.
+    """
+    if argument.isascii() or (sys.getfilesystemencoding() == "utf-8" and _is_text(argument)):
+        return argument
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        if _is_text(argument):  # text in the locale's own encoding
+            return argument
+        raise ValueError(f"{printable(argument)!r} is no text in UTF-8") from None
+
+
+def _is_text(argument: str) -> bool:
+    """Not so with the halves of surrogate pairs that stand for undecodable bytes."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode_text(data: bytes) -> str:
