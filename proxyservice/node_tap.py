@@ -42,6 +42,7 @@ class Options(PluginOptions):
     ]
     optFlags: ClassVar[list[list[str | None]]] = [
         ["release", None, "Give the addresses back at the end."],
+        ["port-or-any", None, "Take any other when the port of --port is unavailable."],
         NO_BUSY_POLL,
     ]
 
@@ -78,6 +79,7 @@ class Options(PluginOptions):
                 key=Path(self["key"]) if self["key"] else None,
                 state_dir=self["state-dir"],
                 port=_port(self["port"]) if self["port"] else None,
+                port_or_any=bool(self["port-or-any"]),
                 label=self["label"],
                 proxy_protocol=version,
                 release=bool(self["release"]),

@@ -52,6 +52,11 @@ MAX_FRAME_LIMIT_BYTES = 1 << 30
 """Above this one frame could hold more memory than the service should ever use."""
 
 
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*\.?")
+_NUMBERS = re.compile("[0-9.]+")
+
+
 def _network_id(text: str) -> int:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 1 << 32:
         raise ValueError(f"{text!r} is no network id; a number from 0 to 4294967295")
@@ -66,9 +71,18 @@ def _interface(text: str) -> str:
 
 
 def _public_host(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", text):
-        raise ValueError(f"{text!r} is no host; a name or an IP address, without port")
-    return text
+    """A name, or an IP address, IPv6 with brackets or without; returned without."""
+    inside = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        address = ipaddress.ip_address(inside)
+    except ValueError:
+        if inside == text and _HOST_NAME.fullmatch(text) and not _NUMBERS.fullmatch(text):
+            return text
+    else:
+        is_bracketed_ipv4 = inside != text and address.version == 4
+        if not (is_bracketed_ipv4 or address.is_unspecified or address.is_multicast):
+            return str(address)
+    raise ValueError(f"{text!r} is no host; a name or an IP address, without port")
 
 
 def _node_address(text: str) -> str:

@@ -45,8 +45,13 @@ class Announcements(EndingEvents):
         leases: int,
         end: Callable[[ProxyServiceError], None],
         clock: Any,
+        servers: int = 1,
     ) -> None:
+        """``servers``: how many there are to ask for a port, before it is given up."""
         super().__init__(leases, end)
+        self._servers = servers
+        self._ports_refused = 0
+        self._was_addressed = False
         self._stdout = stdout
         self._line = line
         self._as_json = as_json
@@ -74,13 +79,16 @@ class Announcements(EndingEvents):
 
     # -------------------------------------------------------------- events
 
-    def started(self, key_file: Path, fingerprint: str) -> None:
+    def started(self, key_file: Path, fingerprint: str, *, new_key: bool = False) -> None:
         """The key is there; nothing is connected yet."""
         self._tell(
             "started",
-            f"key {fingerprint} in {key_file}",
+            f"new key {fingerprint} made in {key_file}: no address is leased to it yet"
+            if new_key
+            else f"key {fingerprint} in {key_file}",
             key_file=str(key_file),
             fingerprint=fingerprint,
+            new_key=new_key,
         )
 
     def connecting(self, server: str) -> None:
@@ -93,6 +101,7 @@ class Announcements(EndingEvents):
 
     def addressed(self, lease: NodeLease, *, changed: bool) -> None:
         """The one line that scripts wait for; after a mere reconnect it is not repeated."""
+        self._was_addressed = True
         fields: dict[str, Any] = {"target": lease.origin, "address": lease.address}
         if not changed:
             self._tell("resumed", f"{lease.origin} is reached at {lease.address} again", **fields)
@@ -102,14 +111,22 @@ class Announcements(EndingEvents):
             self._print(printable(f"exposed {lease.origin} at {lease.address}"))
 
     def port_unavailable(self, lease: NodeLease, error: RefusedError) -> None:
-        """Not the wanted port, but one all the same."""
+        """Any other with --port-or-any; else the end, unless there was an address before."""
+        self._ports_refused += 1
+        ends = not (lease.port_or_any or self._was_addressed)
+        ends = ends and self._ports_refused >= self._servers
+        what = "asking for any other" if lease.port_or_any else "it will be asked for again"
         self._tell(
             "port_unavailable",
-            f"port {lease.wanted_port} cannot be had ({error}); asking for any other",
+            f"port {lease.wanted_port} is unavailable ({error}); "
+            + ("--port-or-any would take any other" if ends else what),
             target=lease.origin,
             port=lease.wanted_port,
             reason=str(error),
         )
+        if ends:
+            self._tell("gave_up", reason=str(error))
+            self._lost(self._leases, error)
 
     def lease_delayed(self, lease: NodeLease, error: RefusedError, retry_seconds: float) -> None:
         """The others of this node go on."""
@@ -141,6 +158,8 @@ class Announcements(EndingEvents):
 
     def disconnected(self, server: str, error: ProxyServiceError, retry_seconds: float) -> None:
         """Said when it begins, then once a minute."""
+        if not self._leases:
+            return  # this is the end, and the reason was told
         count = self._outages.due(server, self._clock.seconds())
         reason = str(error).rstrip(".")
         line = f"{server}: {reason}; trying again in {retry_seconds:.1f} s" if count else ""
@@ -156,6 +175,7 @@ class Announcements(EndingEvents):
         """The visitors saw a clean close."""
         reason = reason.rstrip(".")
         more = f" ({visitors} visitors closed)" if visitors > 1 else ""
+        more = more if visitors else "; its visitors are closed until it is there"
         self._tell(
             "target_down",
             f"target {target} is down: {reason}{more}",

@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 
 from proxyservice import __version__
 from proxyservice.errors import ProxyServiceError
-from proxyservice.node.keys import create_key, load_key
+from proxyservice.files import keeps_modes
+from proxyservice.node.keys import NO_MODES, create_key, load_key
 from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
 from proxyservice.operator_cli import leases
@@ -101,7 +102,10 @@ def demo() -> None:
 def keygen(key: Path | None) -> None:
     """Create a node key and print its fingerprint."""
     path = key or state_directory() / KEY_FILE
-    click.echo(f"{path} {fingerprint_of(create_key(path))}")
+    made = create_key(path, in_new_directory=key is None)
+    click.echo(f"{path} {fingerprint_of(made)}")
+    if not keeps_modes(path.parent):
+        click.echo(f"Warning: {path}: {NO_MODES}", err=True)
 
 
 @main.command()
@@ -153,6 +157,9 @@ def new_token(name: str, expires: str | None, out: Path | None) -> None:
 )
 @KEY_OPTION
 @click.option("--port", metavar="N", type=click.IntRange(1, 65535), help="Ask for this port.")
+@click.option(
+    "--port-or-any", is_flag=True, help="Take any other when the port of --port is unavailable."
+)
 @click.option("--label", metavar="TEXT", default="", help="Text for the relay's operator.")
 @click.option(
     "--proxy-protocol",

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,7 +24,7 @@ from proxyservice.errors import ProxyServiceError, StartError
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.node.dial import TLS_PREFIX, Server, parse_server
 from proxyservice.node.identity import NodeIdentity
-from proxyservice.node.keys import load_or_create_key
+from proxyservice.node.keys import open_key
 from proxyservice.node.known_relays import KnownRelays
 from proxyservice.node.lease import NodeLease
 from proxyservice.node.node import Node
@@ -31,8 +33,11 @@ from proxyservice.node.streams import FactoryAcceptor, Visit, tcp_address
 from proxyservice.node.tls import TLSTrust, parse_pin
 from proxyservice.node.tokens import find_token
 from proxyservice.streams.multiplexer import Stream
+from proxyservice.text import argument_text
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.tokens import Token
+
+log = Logger()
 
 EXPECTED = "write proxied:HOST[:PORT] or proxied:servers=HOST[:PORT],..."
 
@@ -42,8 +47,9 @@ class ProxiedServerEndpoint:
     """Listens at the proxy address that ``servers`` lease to ``key`` and ``origin``.
 
     ``servers`` is a failover list of `HOST[:PORT]` or `Server`; ``key`` a key
-    file, made on first use, by default the one in the state directory, where
-    the known relays are kept too. ``trust``: whose certificates are good.
+    file, made on first use (in a directory that is there), by default the
+    one in the state directory, where the known relays are kept too.
+    ``trust``: whose certificates are good.
     ``token``: a file with a token, else that of the environment, if any.
     ``release``: give the address back when the port stops listening; otherwise
     it stays remembered. Raises StartError for servers that cannot be read.
@@ -168,11 +174,19 @@ class _SharedNode:
         self.node = Node(
             servers,
             reactor=reactor,
-            identity=NodeIdentity(key=load_or_create_key(key[2]), token=token),
+            identity=NodeIdentity(key=self._key_in(key[2]), token=token),
             known_relays=KnownRelays(state_directory() / KNOWN_RELAYS_FILE),
         )
         self._leases: dict[str, NodeLease] = {}
         self._listening = 0
+
+    @staticmethod
+    def _key_in(path: Path) -> Ed25519PrivateKey:
+        is_default = path == state_directory() / KEY_FILE
+        opened = open_key(path, in_new_directory=is_default)
+        if opened.is_new:
+            log.warn("a new key was made: {path}", path=str(path))
+        return opened.key
 
     def open(self, origin: str, factory: IProtocolFactory) -> NodeLease:
         """Have a lease for this origin address. Raises ValueError when it listens already."""
@@ -227,7 +241,7 @@ def parse_endpoint(
     """
     options = dict(options)
     servers = ":".join([options.pop("servers"), *args] if "servers" in options else args)
-    key, origin = options.pop("key", None), options.pop("origin", "")
+    key, origin = options.pop("key", None), argument_text(options.pop("origin", ""))
     release = _yes(options, "release")
     names = servers.split(",")
     if _yes(options, "tls"):

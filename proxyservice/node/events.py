@@ -42,11 +42,12 @@ class NodeEvents:
         )
 
     def port_unavailable(self, lease: NodeLease, error: RefusedError) -> None:
-        """The wanted port cannot be had; another one is asked for."""
+        """The wanted port is unavailable; with `NodeLease.port_or_any` another is asked for."""
         self.log.warn(
-            "port {port} cannot be had ({why}); asking for any other",
+            "port {port} is unavailable ({why}); asking for {what}",
             port=lease.wanted_port,
             why=error,
+            what="any other" if lease.port_or_any else "it again",
         )
 
     def lease_refused(self, lease: NodeLease, error: RefusedError) -> None:

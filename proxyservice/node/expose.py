@@ -36,13 +36,19 @@ def expose(
 
     line = LiveLine(stderr, lambda: not isinstance(stderr, Output) or stderr.is_idle)
     announcements = Announcements(
-        stdout, line, as_json=as_json, leases=len(settings.targets), end=hopeless, clock=reactor
+        stdout,
+        line,
+        as_json=as_json,
+        leases=len(settings.targets),
+        end=hopeless,
+        clock=reactor,
+        servers=len(settings.servers),
     )
     observers = [_OneLineLog(announcements)]
     globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
     exposure = Exposure(reactor, settings, announcements)
     exposure.startService()
-    announcements.started(settings.key_file, exposure.fingerprint)
+    announcements.started(settings.key_file, exposure.fingerprint, new_key=exposure.key_is_new)
     on_first_signal(reactor, lambda: end(0))
     drawing = draw_progress(reactor, exposure, line)
     status = yield ending

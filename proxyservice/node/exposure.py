@@ -15,13 +15,14 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.logger import Logger
 
 from proxyservice.errors import ProxyServiceError, RefusedError, StartError
 from proxyservice.node.dial import Server, parse_server
 from proxyservice.node.events import NodeEvents
 from proxyservice.node.forward import Forwarder
 from proxyservice.node.identity import NodeIdentity
-from proxyservice.node.keys import fingerprint, load_or_create_key
+from proxyservice.node.keys import fingerprint, open_key
 from proxyservice.node.known_relays import KnownRelays
 from proxyservice.node.lease import NodeLease
 from proxyservice.node.node import Node
@@ -33,8 +34,11 @@ from proxyservice.node.streams import Visit
 from proxyservice.node.targets import Target, parse_target
 from proxyservice.node.tls import TLSTrust, parse_pin
 from proxyservice.node.tokens import find_token
+from proxyservice.text import argument_text
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.tokens import Token
+
+log = Logger()
 
 FAILED_STATUS = 1
 SUPERSEDED_STATUS = 3
@@ -58,9 +62,13 @@ class ExposeSettings:
     """Failover list."""
     key_file: Path
     """Made on first use."""
+    key_chosen: bool = field(default=False, kw_only=True)
+    """Somebody typed its path: then no directory is made for it."""
     known_relays_file: Path
     port: int | None = None
     """Wanted for the only target."""
+    port_or_any: bool = False
+    """Take any other port when that one is unavailable."""
     label: str = ""
     proxy_protocol: str | None = None
     """`v1` or `v2`."""
@@ -79,6 +87,7 @@ def read_settings(
     key: Path | None = None,
     state_dir: str = "",
     port: int | None = None,
+    port_or_any: bool = False,
     label: str = "",
     proxy_protocol: str | None = None,
     release: bool = False,
@@ -91,10 +100,13 @@ def read_settings(
     """Check what the user wrote. Raises ValueError, or StartError for a missing home."""
     for repeated in {text for text in targets if targets.count(text) > 1}:
         raise ValueError(f"target {repeated!r} is given twice")
+    if port_or_any and port is None:
+        raise ValueError("--port-or-any needs --port: the port to ask for first")
     if port is not None and len(targets) != 1:
         raise ValueError("a port can be asked for with one target only")
     if port is not None and not 0 < port < 65536:
         raise ValueError(f"{port} is no port; from 1 to 65535")
+    label = argument_text(label)
     if len(label.encode()) > LONGEST_LABEL_BYTES or not label.isprintable():
         raise ValueError(f"a label is one line of at most {LONGEST_LABEL_BYTES} bytes")
     directory = state_directory(state_dir)
@@ -106,10 +118,12 @@ def read_settings(
     )
     return ExposeSettings(
         targets=tuple(parse_target(text) for text in targets),
-        servers=tuple(_server(text, trust) for text in via),
+        servers=tuple(_server(argument_text(text), trust) for text in via),
         key_file=(key or directory / KEY_FILE).absolute(),
+        key_chosen=key is not None,
         known_relays_file=directory / KNOWN_RELAYS_FILE,
         port=port,
+        port_or_any=port_or_any,
         label=label,
         proxy_protocol=proxy_protocol,
         release=release,
@@ -167,12 +181,21 @@ class Exposure(Service):
         self._forwarders: list[Forwarder] = []
         self.fingerprint = ""
         """Of the key, once started."""
+        self.key_is_new = False
+        """It was made at this start."""
 
     def startService(self) -> None:
         """Read the key and the pins, and connect. Raises StartError."""
         settings = self._settings
-        key = load_or_create_key(settings.key_file)
+        opened = open_key(settings.key_file, in_new_directory=not settings.key_chosen)
+        key, self.key_is_new = opened.key, opened.is_new
         self.fingerprint = fingerprint(key)
+        log.info(
+            "{which} {fingerprint} in {path}",
+            which="new key" if opened.is_new else "key",
+            fingerprint=self.fingerprint,
+            path=str(settings.key_file),
+        )
         node = Node(
             settings.servers,
             reactor=self._reactor,
@@ -190,6 +213,7 @@ class Exposure(Service):
                 target.name,
                 mode=pb.MODE_STREAMS,
                 port=settings.port,
+                port_or_any=settings.port_or_any,
                 label=settings.label,
                 acceptor=forwarder,
             )
@@ -197,7 +221,14 @@ class Exposure(Service):
             self._leases.append(lease)
         self._node = node
         super().startService()
+        self._tell_troubles()
         node.startService()
+
+    def _tell_troubles(self) -> None:
+        """Targets that nobody could reach now, before the first visitor finds out."""
+        for target in self._settings.targets:
+            if target.trouble:
+                self._events.target_down(target.name, target.trouble, visitors=0)
 
     @property
     def traffic(self) -> Traffic:

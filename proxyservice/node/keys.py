@@ -1,13 +1,14 @@
 """Node keys on disk: Ed25519, PKCS #8 in PEM, readable by their owner alone.
 
 Whoever has the file has the address; so a file that others may read is refused
-and not silently repaired.
+and not silently repaired. Only where a file system has no modes at all is it
+taken as it is, with a warning.
 """
 
 from __future__ import annotations
 
 import os
-import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -18,14 +19,30 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from twisted.logger import Logger
 
 from proxyservice.errors import StartError
+from proxyservice.files import OTHERS_MAY, create_private, keeps_modes
 from proxyservice.wire.identity import key_fingerprint
 
 KEY_FILE_LIMIT_BYTES = 16 * 1024
 """A key file has 119 bytes; whatever is longer than this is something else."""
 
-_OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
+NO_MODES = (
+    "the file system keeps no modes, so whoever may read its files has this secret; "
+    "mount it for yourself alone (umask=0077), or keep the file elsewhere"
+)
+"""Why a secret there is not as private as it should be."""
+
+log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedKey:
+    """A key, and whether its file was made for it just now."""
+
+    key: Ed25519PrivateKey
+    is_new: bool
 
 
 def public_bytes(key: Ed25519PrivateKey) -> bytes:
@@ -38,62 +55,75 @@ def fingerprint(key: Ed25519PrivateKey) -> str:
     return key_fingerprint(public_bytes(key))
 
 
-def create_key(path: Path) -> Ed25519PrivateKey:
-    """Make a key and its file, mode 0600. Raises StartError, also when the file exists."""
+def create_key(path: Path, *, in_new_directory: bool = True) -> Ed25519PrivateKey:
+    """Make a key and its file, mode 0600. Raises StartError, also when the file exists.
+
+    ``in_new_directory``: make the directory too, mode 0700. Not for a path
+    that somebody typed: a wrong one would become a new identity.
+    """
     key = Ed25519PrivateKey.generate()
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(path, text)
+        if in_new_directory:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not path.parent.is_dir():
+            raise StartError(
+                f"cannot create key file {path}: there is no directory {path.parent}; "
+                "make it, or name another file with --key"
+            )
+        create_private(path, text)
     except OSError as error:
         raise StartError(f"cannot create key file {path}: {error.strerror}") from None
     return key
 
 
-def write_private(path: Path, text: bytes) -> None:
-    """Put a complete file in its place, mode 0600, or none: a reader never sees half a secret.
-
-    Raises OSError, also when there is one.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        os.link(partial, path)  # fails when there is one, as rename would not
-    finally:
-        partial.unlink()
-
-
 def load_key(path: Path) -> Ed25519PrivateKey:
     """Read a key file. Raises StartError with one line that says what to do."""
     try:
-        key = load_pem_private_key(read_private(path), password=None)
+        content, mode = read_private(path)
+        key = load_pem_private_key(content, password=None)
     except OSError as error:
         raise StartError(f"cannot read key file {path}: {error.strerror}") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise StartError(f"{path} is no key file (Ed25519, PEM, no passphrase)") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise StartError(f"{path} holds no Ed25519 key")
+    check_private(path, mode)  # last: nobody is told to chmod what is no key
     return key
 
 
-def read_private(path: Path) -> bytes:
-    """Of a secret's file. Raises OSError, and StartError when others may read it too."""
+def read_private(path: Path) -> tuple[bytes, int]:
+    """Of a secret's file its content and its mode, for `check_private`. Raises OSError."""
     with path.open("rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if mode & _OTHERS_MAY:
-            raise StartError(f"secret file {path} is open to others; do: chmod 600 {path}")
-        return file.read(KEY_FILE_LIMIT_BYTES)
+        return file.read(KEY_FILE_LIMIT_BYTES), os.fstat(file.fileno()).st_mode
 
 
-def load_or_create_key(path: Path) -> Ed25519PrivateKey:
+def check_private(path: Path, mode: int) -> None:
+    """What is done about a secret that others may read too. Raises StartError.
+
+    A warning where no mode can be set, or means nothing, as on Windows.
+    """
+    if os.name == "nt" or not mode & OTHERS_MAY:
+        return
+    if keeps_modes(path.parent):
+        raise StartError(f"secret file {path} is open to others; do: chmod 600 {path}")
+    log.warn("{path}: {why}", path=str(path), why=NO_MODES)
+
+
+def load_or_create_key(path: Path, *, in_new_directory: bool = True) -> Ed25519PrivateKey:
     """Read the key file, or make it on first use. Raises StartError."""
-    try:
-        return load_key(path) if path.exists() else create_key(path)
-    except StartError:
-        if not path.exists():
-            raise
-        return load_key(path)  # another process was first
+    return open_key(path, in_new_directory=in_new_directory).key
+
+
+def open_key(path: Path, *, in_new_directory: bool = True) -> OpenedKey:
+    """As `load_or_create_key`, and tell which of the two it was."""
+    if not os.path.lexists(path):
+        try:
+            made = create_key(path, in_new_directory=in_new_directory)
+        except StartError:
+            if not path.exists():
+                raise
+        else:
+            check_private(path, path.stat().st_mode)
+            return OpenedKey(made, is_new=True)
+    return OpenedKey(load_key(path), is_new=False)  # of this process, or of one that was first

@@ -25,12 +25,15 @@ class NodeLease:
         mode: pb.Mode,
         *,
         port: int | None = None,
+        port_or_any: bool = False,
         label: str = "",
         acceptor: Any = None,
     ) -> None:
         self.origin = origin
         self.mode = mode
         self.wanted_port = port
+        self.port_or_any = port_or_any
+        """Any other port will do when that one is unavailable."""
         self.label = label
         self.acceptor = acceptor
         """Who takes the streams of this lease; None for message leases."""

@@ -132,9 +132,11 @@ class NodeLeases:
         error = cast("RefusedError", failure.value)
         if error.code == pb.REFUSAL_ADDRESS_UNAVAILABLE and lease.wanted_port:
             self._events.port_unavailable(lease, error)
-            lease.wanted_port = None
-            self._ask(connection, lease)
-        elif error.code in FINAL_FOR_LEASE:
+            if lease.port_or_any:
+                lease.wanted_port = None
+                self._ask(connection, lease)
+                return
+        if error.code in FINAL_FOR_LEASE:
             del self._wanted[lease.origin]
             lease.refuse(error)
             self._events.lease_refused(lease, error)

@@ -92,16 +92,20 @@ class Node(Service):
         *,
         mode: pb.Mode = pb.MODE_MESSAGES,
         port: int | None = None,
+        port_or_any: bool = False,
         label: str = "",
         acceptor: Acceptor | None = None,
     ) -> NodeLease:
         """Want a proxy address for an origin address, from now on until it is released.
 
-        ``port`` is asked for, and done without when it cannot be had. At most
-        one message lease per node; ``acceptor`` takes the streams of a stream
-        lease. Raises ValueError when this origin has one already.
+        ``port`` is asked for until it can be had; with ``port_or_any`` it is
+        done without when it is unavailable. At most one message lease per
+        node; ``acceptor`` takes the streams of a stream lease.
+        Raises ValueError when this origin has one already.
         """
-        lease = NodeLease(origin, mode, port=port, label=label, acceptor=acceptor)
+        lease = NodeLease(
+            origin, mode, port=port, port_or_any=port_or_any, label=label, acceptor=acceptor
+        )
         self._leases.want(lease)
         return lease
 

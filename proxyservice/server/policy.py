@@ -18,6 +18,7 @@ from typing import Any
 
 from proxyservice.errors import StartError
 from proxyservice.server.rules import ANYTHING, MODES, Networks, Rules
+from proxyservice.text import decode_text
 from proxyservice.units import parse_port_range, parse_size
 
 if sys.version_info >= (3, 11):
@@ -48,7 +49,7 @@ class Policy:
                 text = file.read(POLICY_LIMIT_BYTES + 1)
             if len(text) > POLICY_LIMIT_BYTES:
                 raise ValueError(f"over {POLICY_LIMIT_BYTES >> 20} MiB")
-            return cls.parse(tomllib.loads(text.decode()))
+            return cls.parse(tomllib.loads(decode_text(text)))
         except OSError as error:
             raise StartError(f"cannot read {path}: {error.strerror}") from None
         except ValueError as error:

@@ -15,6 +15,7 @@ from math import inf
 from pathlib import Path
 
 from proxyservice.errors import RefusedError, StartError
+from proxyservice.text import decode_text
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.proof import verify_proof
 from proxyservice.wire.tokens import TOKEN_ID_BYTES, TOKEN_NAME
@@ -55,8 +56,12 @@ class Tokens:
             raise StartError(f"cannot read {path}: {error.strerror}") from None
         if len(text) > TOKEN_FILE_LIMIT_BYTES:
             raise StartError(f"{path} is no token file: over {TOKEN_FILE_LIMIT_BYTES >> 20} MiB")
+        try:
+            lines = decode_text(text).splitlines()
+        except ValueError as error:
+            raise StartError(f"{path}: {error}") from None
         known: dict[bytes, KnownToken] = {}
-        for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
+        for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].split()
             try:
                 token = _token(words) if words else None

@@ -39,9 +39,9 @@ class Token:
     @classmethod
     def parse(cls, text: str) -> Token:
         """Read what `text` gave; space around it is ignored. Raises ValueError without it."""
-        match = _TEXT.fullmatch(text.strip())
+        match = _TEXT.fullmatch(text.strip().strip("\ufeff").strip())
         if match is None:
-            raise ValueError(f"no token: it begins with {_PREFIX}_ and has 64 characters")
+            raise ValueError(f"this is no token: it begins with {_PREFIX}_ and has 64 characters")
         return cls(bytes.fromhex(match[1]), base64.urlsafe_b64decode(match[2] + "="))
 
     @property

@@ -19,6 +19,7 @@ from proxyservice.node.progress import LiveLine, Traffic
 from proxyservice.output import unblocked
 from proxyservice.wire import proxyservice_pb2 as pb
 
+UNAVAILABLE = RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, "it is taken")
 REFUSED = RefusedError(pb.REFUSAL_QUOTA, "8 leases are enough")
 SUPERSEDED = RefusedError(pb.REFUSAL_SUPERSEDED, "by 192.0.2.7")
 
@@ -26,7 +27,7 @@ SUPERSEDED = RefusedError(pb.REFUSAL_SUPERSEDED, "by 192.0.2.7")
 class Heard:
     """Announcements, and what came of them."""
 
-    def __init__(self, *, as_json: bool = False, leases: int = 1) -> None:
+    def __init__(self, *, as_json: bool = False, leases: int = 1, servers: int = 1) -> None:
         self.stdout, self.stderr, self.clock = io.StringIO(), io.StringIO(), Clock()
         self.ended_by: list[ProxyServiceError] = []
         self.say = Announcements(
@@ -36,6 +37,7 @@ class Heard:
             leases=leases,
             end=self.ended_by.append,
             clock=self.clock,
+            servers=servers,
         )
 
     def lines(self) -> list[str]:
@@ -54,6 +56,12 @@ class Heard:
 def lease(address: str = "198.51.100.1:20000", origin: str = "8080") -> NodeLease:
     made = NodeLease(origin, pb.MODE_STREAMS, port=20001)
     made.grant(pb.ProxyResponse(proxy_address=address))
+    return made
+
+
+def any_port() -> NodeLease:
+    made = lease()
+    made.port_or_any = True
     return made
 
 
@@ -79,7 +87,7 @@ def everything(say: Announcements) -> None:
     say.connecting("relay:6008")
     say.disconnected("relay:6008", UnreachableError("Connection refused."), 0.25)
     say.connected("relay:6008", "192.0.2.1:40000")
-    say.port_unavailable(lease(), RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, "it is taken"))
+    say.port_unavailable(any_port(), UNAVAILABLE)
     say.lease_delayed(lease(), RefusedError(pb.REFUSAL_EXHAUSTED, "no port is left"), 5.0)
     say.addressed(lease(), changed=True)
     say.addressed(lease(), changed=False)
@@ -101,7 +109,7 @@ def test_what_people_read() -> None:
         "key SHA256:abc in /state/node.key",
         "relay:6008: Connection refused; trying again in 0.2 s",
         "connected to relay:6008",
-        "port 20001 cannot be had (it is taken); asking for any other",
+        "port 20001 is unavailable (it is taken); asking for any other",
         "no address for 8080 yet: no port is left; asking again in 5.0 s",
         "8080 is reached at 198.51.100.1:20000 again",
         "target 8080 is down: Connection refused",
@@ -174,6 +182,37 @@ def test_it_ends_when_the_node_gives_up() -> None:
     heard.say.lease_refused(lease(), REFUSED)
     heard.say.gave_up(SUPERSEDED)
     assert heard.ended_by == [SUPERSEDED]
+
+
+def test_a_port_that_is_unavailable_is_the_end_when_there_was_no_address() -> None:
+    heard = Heard(as_json=True)
+    heard.say.port_unavailable(lease(), UNAVAILABLE)
+    heard.say.disconnected("relay:6008", UNAVAILABLE, 1.0)
+    assert heard.ended_by == [UNAVAILABLE]
+    assert heard.lines() == [
+        "port 20001 is unavailable (it is taken); --port-or-any would take any other"
+    ]
+    assert [one["event"] for one in heard.objects()] == ["port_unavailable", "gave_up"]
+
+
+def test_it_is_not_the_end_while_a_server_is_left_to_ask_nor_after_an_address() -> None:
+    heard = Heard(servers=2)
+    heard.say.port_unavailable(lease(), UNAVAILABLE)
+    assert heard.ended_by == []
+    heard.say.port_unavailable(lease(), UNAVAILABLE)
+    assert heard.ended_by == [UNAVAILABLE]
+    heard = Heard()
+    heard.say.addressed(lease(), changed=True)
+    heard.say.port_unavailable(lease(), UNAVAILABLE)
+    assert heard.ended_by == []
+    assert heard.lines() == ["port 20001 is unavailable (it is taken); it will be asked for again"]
+
+
+def test_a_new_key_is_called_new() -> None:
+    heard = Heard()
+    heard.say.started(Path("/state/node.key"), "SHA256:abc", new_key=True)
+    (line,) = heard.lines()
+    assert line.startswith("new key SHA256:abc made in /state/node.key")
 
 
 def test_a_reader_that_has_gone_ends_nothing() -> None:

@@ -185,18 +185,67 @@ def test_another_process_with_the_key_takes_over(
     assert second.end() == 0
 
 
-def test_a_port_is_asked_for_and_it_is_said_when_it_cannot_be_had(
-    relay: Relay, expose: Expose, echo: EchoServer
+def test_a_port_is_strict_and_any_other_is_taken_only_when_that_is_said(
+    relay: Relay, expose: Expose, echo: EchoServer, tmp_path: Path
 ) -> None:
     wanted = PORTS[-1]
     first = expose(echo.port, "--via", relay.via, "--port", wanted)
     assert address_of(first, echo.port) == f"127.0.0.1:{wanted}"
     name = f"localhost:{echo.port}"
-    second = expose(name, "--via", relay.via, "--port", wanted)
+    strict = expose(name, "--via", relay.via, "--port", wanted, "--json")
+    assert strict.ended() == 1
+    assert event(strict, "port_unavailable")["port"] == wanted
+    assert "exposed" not in strict.stdout
+    assert re.search(rf"port {wanted} is unavailable \(.+\); --port-or-any would", strict.stderr)
+    second = expose(name, "--via", relay.via, "--port", wanted, "--port-or-any")
     address = address_of(second, name)
     assert address != f"127.0.0.1:{wanted}"
-    second.wait_for(rf"port {wanted} cannot be had \(.+\); asking for any other", stderr=True)
+    second.wait_for(rf"port {wanted} is unavailable \(.+\); asking for any other", stderr=True)
     assert visit(address, b"all the same") == b"all the same"
+
+
+def test_a_service_asks_for_its_port_until_it_has_it(
+    relay: Relay, expose: Expose, run: Expose, echo: EchoServer
+) -> None:
+    wanted = PORTS[-2]
+    first = expose(echo.port, "--via", relay.via, "--port", wanted, "--release")
+    assert address_of(first, echo.port) == f"127.0.0.1:{wanted}"
+    words = ["--via", relay.via, "--expose", f"localhost:{echo.port}", "--port", wanted]
+    node = run(SCRIPTS / "twistd", "-n", "--pidfile=", "proxynode", *words)
+    node.wait_for(rf"port {wanted} is unavailable \(.+\); asking for it again")
+    assert "is reached at" not in node.stdout
+    assert node.process.poll() is None
+    assert node.end(signal.SIGTERM) == 0
+
+
+def test_a_key_that_is_made_is_said_and_no_directory_is_made_for_a_path_that_was_typed(
+    relay: Relay, expose: Expose, echo: EchoServer, tmp_path: Path
+) -> None:
+    key = tmp_path / "keys" / "my.key"
+    words = [echo.port, "--via", relay.via, "--key", key]
+    refused = expose(*words)
+    assert refused.ended() == 1
+    assert f"there is no directory {key.parent}" in refused.stderr
+    assert not key.parent.exists()
+    key.parent.mkdir()
+    exposing = expose(*words)
+    exposing.wait_for(rf"new key SHA256:\S+ made in {key}: .*", stderr=True)
+    address_of(exposing, echo.port)
+    assert exposing.end() == 0
+    exposing.again()
+    exposing.wait_for(rf"key SHA256:\S+ in {key}", stderr=True)
+    assert exposing.end() == 0
+
+
+def test_a_socket_that_is_not_there_yet_is_said_and_served_when_it_is(
+    relay: Relay, expose: Expose, tmp_path: Path
+) -> None:
+    path = tmp_path / "app.sock"
+    exposing = expose(f"unix:{path}", "--via", relay.via)
+    exposing.wait_for(rf"target unix:{path} is down: there is no such socket yet.*", stderr=True)
+    address = address_of(exposing, f"unix:{path}")
+    with UnixEchoServer(path):
+        assert visit(address, b"hello") == b"hello"
 
 
 def test_a_released_address_is_given_back(relay: Relay, expose: Expose, echo: EchoServer) -> None:
@@ -364,7 +413,7 @@ def test_the_service_without_a_usable_key_does_not_start(run: Expose, tmp_path: 
     words = ["--via", "127.0.0.1:1", "--expose", "80", "--key", key]
     node = run(SCRIPTS / "twistd", "-n", "--pidfile=", "proxynode", *words)
     assert node.ended() == 1
-    assert re.fullmatch(f"proxynode: secret file {key} is open to others.*\n", node.stderr)
+    assert re.fullmatch(f"proxynode: {key} is no key file.*\n", node.stderr)
 
 
 # ----------------------------------------------------------------- the endpoint

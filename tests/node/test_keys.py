@@ -12,12 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from proxyservice.errors import StartError
+from proxyservice.node import keys
 from proxyservice.node.cli import main
 from proxyservice.node.keys import (
     create_key,
     fingerprint,
     load_key,
     load_or_create_key,
+    open_key,
     public_bytes,
 )
 
@@ -75,6 +77,56 @@ def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
     path.write_bytes(pem)
     with pytest.raises(StartError, match="no Ed25519 key"):
         load_key(path)
+
+
+@pytest.mark.parametrize("text", ["root:x:0:0::/root:/bin/sh\n", ""])
+def test_nobody_is_told_to_chmod_what_is_no_key(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "passwd"
+    path.write_text(text)
+    path.chmod(0o644)
+    with pytest.raises(StartError, match="no key file") as error:
+        load_key(path)
+    assert "chmod 600" not in str(error.value)
+
+
+def test_a_key_of_windows_is_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    key = create_key(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert public_bytes(load_key(path)) == public_bytes(key)
+
+
+def test_no_directory_is_made_for_a_path_that_was_typed(tmp_path: Path) -> None:
+    path = tmp_path / "typo" / "node.key"
+    with pytest.raises(StartError, match=f"there is no directory {path.parent}; make it, or"):
+        open_key(path, in_new_directory=False)
+    ran = CliRunner().invoke(main, ["keygen", "--key", str(path)])
+    assert ran.exit_code == 1
+    assert os.listdir(tmp_path) == []
+    path.parent.mkdir()
+    assert open_key(path, in_new_directory=False).is_new
+    assert not open_key(path, in_new_directory=False).is_new
+
+
+def test_where_no_mode_can_be_set_a_warning_stands_for_the_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "keeps_modes", lambda directory: False)
+    told: list[str] = []
+    monkeypatch.setattr(keys.log, "warn", lambda text, **more: told.append(text.format(**more)))
+    path = tmp_path / "node.key"
+    key = create_key(path)
+    path.chmod(0o777)
+    assert public_bytes(load_key(path)) == public_bytes(key)
+    (line,) = told
+    assert line.startswith(f"{path}: the file system keeps no modes")
+
+
+def test_a_link_to_nothing_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StartError, match="cannot read key file"):
+        load_or_create_key(path)
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +37,17 @@ WRONG = [
     *("", "0", "65536", "99999", "-1", "80 ", "8080/", "http://localhost:8080", "host"),
     *("host:", "host:0", "host:70000", ":80", "::1:80", "[::1]", "[host]:80", "[1.2.3.4:80"),
     *("10.0.0:80", "1.2.3.4.5:80", "10.0.0.300:80", "unix:", "tcp:", "tcp:80", "nonsense:x"),
-    *("unix:/x:timeout=soon", "unix:/x:colour=red", "a\nb:80", "a\x07b:80", "\x1b[2J:80"),
+    *("udp:53", "UDP:53", "unixgram:5", "https:443", "systemd:3", "fd:3", "sctp:5", "proxied:5"),
+    *(
+        "unix:/",
+        f"unix:{__file__}",
+        "unix:/" + 110 * "x",
+        "unix:/x:timeout=soon",
+        "unix:/x:colour=red",
+        "a\nb:80",
+        "a\x07b:80",
+        "\x1b[2J:80",
+    ),
 ]
 
 
@@ -50,6 +62,23 @@ def test_wrong_targets_are_told_in_one_line(text: str) -> None:
         parse_target(text)
     assert str(error.value).isprintable()
     assert repr(text) in str(error.value)
+
+
+def test_a_host_of_any_name_can_be_written() -> None:
+    assert parse_target("tcp:udp:53") == Target("tcp:udp:53", endpoint="tcp:udp:53")
+    with pytest.raises(ValueError, match="a host that is called udp is tcp:udp:53"):
+        parse_target("udp:53")
+
+
+def test_a_socket_that_is_not_there_yet_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "app.sock"
+    target = parse_target(f"unix:{path}")
+    assert target.trouble == "there is no such socket yet"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        assert target.trouble == ""
+        assert parse_target(f"unix:{path}").trouble == ""
+    assert parse_target("8080").trouble == ""
 
 
 @given(st.text(max_size=30))

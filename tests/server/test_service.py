@@ -300,6 +300,7 @@ def test_a_visitor_waits_while_the_node_does_not_read_and_loses_nothing(relay: R
         ["--store", "sqlite:////nonexistent/x"],
         ["--listen", "nonsense:1"],
         ["--public-host", "a b"],
+        ["--public-host", "relay.example:80"],
         ["--state-dir", "/dev/null/x"],
         ["--lisen", "tcp:1"],
     ],
