@@ -9,9 +9,21 @@ side that the operator must know (`StartError`, `StoreError`).
 
 from __future__ import annotations
 
+from proxyservice.text import printable
+
+LONGEST_CHARACTERS = 1000
+"""Of an error's text; no sentence of ours is longer, with all the paths in it."""
+
 
 class ProxyServiceError(Exception):
-    """Base of all errors declared here; its text is one line for people."""
+    """Base of all errors declared here; its text is one line for people.
+
+    Errors are where texts of peers, of certificates and of other libraries
+    enter our own sentences; so it is here that they are made printable.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text, LONGEST_CHARACTERS))
 
 
 class PeerError(ProxyServiceError):
@@ -36,7 +48,7 @@ class RefusedError(ProxyServiceError):
     def __init__(self, code: int, reason: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(reason)
         self.code = code
-        self.reason = reason
+        self.reason = str(self)
         self.retry_after_seconds = retry_after_seconds
 
 

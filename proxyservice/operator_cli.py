@@ -15,6 +15,7 @@ from proxyservice.state import state_directory
 from proxyservice.text import printable
 from proxyservice.units import format_duration
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID
+from proxyservice.wire.identity import key_fingerprint
 
 if TYPE_CHECKING:
     from proxyservice.leases.lease import Owner
@@ -116,7 +117,7 @@ def _cells(row: Row, heartbeat: float) -> tuple[str, ...]:
         row.state,
         _key(owner) if owner is not None else "-",
         printable(owner.origin) if owner is not None and owner.origin else "-",
-        row.source or "-",
+        printable(row.source) or "-",
         printable(row.label) or "-",
         _shown(row.since) if row.since else "-",
         "-" if _is_for_good(row) else format_duration(round(row.expires - heartbeat)),
@@ -138,16 +139,15 @@ def _tell_holder(past: PastLease | None, port: int, at: float, *, as_json: bool)
         label = f" ({printable(past.label)})" if past.label else ""
         until = "" if past.until is None else f" until {_shown(past.until)}"
         click.echo(
-            f"port {port} at {_shown(at)}: {_key(past.owner)}{origin}{label} from {past.source}, "
+            f"port {port} at {_shown(at)}: {_key(past.owner)}{origin}{label} "
+            f"from {printable(past.source)}, "
             f"since {_shown(past.since)}{until}, {past.outcome}"
         )
 
 
 def _key(owner: Owner) -> str:
-    """As in the log; a claimed identity is nobody's for sure."""
-    from proxyservice.leases.registry import short
-
-    return short(owner.identity.net_key) + ("" if owner.identity.proved else "?")
+    """As everywhere, and as the policy takes it; a claimed identity is nobody's for sure."""
+    return key_fingerprint(owner.identity.net_key) + ("" if owner.identity.proved else "?")
 
 
 def _shown(moment: float) -> str:
@@ -163,8 +163,8 @@ def _row_fields(row: Row, heartbeat: float) -> dict[str, Any]:
         "port": row.port,
         "state": row.state,
         **dict(_owner_fields(row.owner)),
-        "source": row.source or None,
-        "label": row.label or None,
+        "source": printable(row.source) or None,
+        "label": printable(row.label) or None,
         "since": _utc(row.since),
         "heard": _utc(row.heard),
         "left_seconds": left,
@@ -176,8 +176,8 @@ def _past_fields(past: PastLease) -> dict[str, Any]:
         "port": past.port,
         "outcome": past.outcome,
         **dict(_owner_fields(past.owner)),
-        "source": past.source,
-        "label": past.label or None,
+        "source": printable(past.source),
+        "label": printable(past.label) or None,
         "since": _utc(past.since),
         "until": None if past.until is None else _utc(past.until),
         "heard": _utc(past.heard),
@@ -186,10 +186,11 @@ def _past_fields(past: PastLease) -> dict[str, Any]:
 
 def _owner_fields(owner: Owner | None) -> Iterator[tuple[str, Any]]:
     identity = None if owner is None else owner.identity
+    yield "key", None if identity is None else key_fingerprint(identity.net_key)
     yield "net_key", None if identity is None else identity.net_key.hex()
     yield "connection_id", None if identity is None else identity.connection_id.hex() or None
     yield "proved", None if identity is None else identity.proved
-    yield "origin", None if owner is None else owner.origin
+    yield "origin", None if owner is None else printable(owner.origin)
 
 
 def _utc(moment: float) -> str | None:

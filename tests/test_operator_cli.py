@@ -15,7 +15,9 @@ from click.testing import CliRunner, Result
 from proxyservice.leases.lease import Identity, LeaseTimes, Owner
 from proxyservice.leases.store import LeaseStore, sqlite_url
 from proxyservice.node.cli import main
+from proxyservice.server.policy import Policy
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID
+from proxyservice.wire.identity import key_fingerprint
 from tests.leases.harness import Run, result, store_thread
 from tests.node.processes import EchoServer
 from tests.real.conftest import address_of
@@ -80,6 +82,28 @@ def test_programs_get_whole_keys_and_times_with_zone(state: Path) -> None:
     assert datetime.fromisoformat(proved["since"]).timestamp() == STARTED + 4800
     assert (claimed["port"], claimed["origin"], claimed["left_seconds"]) == (20001, "other", None)
     assert objects(leases(state, "--json", "--port", "20001")) == [claimed]
+
+
+def test_a_key_has_one_name_everywhere_and_the_policy_takes_it(state: Path) -> None:
+    shown = key_fingerprint(PROVED.identity.net_key)
+    proved, claimed = objects(leases(state, "--json"))
+    assert proved["key"] == shown
+    table = [line.split() for line in leases(state).stdout.splitlines()]
+    assert table[1][2] == shown
+    assert table[2][2] == claimed["key"] + "?"
+    said = leases(state, "--at", at(14, 0), "--port", "20000").stdout
+    assert f": {shown} for web from 2001:db8::7" in said
+    for name in (proved["key"], proved["key"] + "=", proved["net_key"]):
+        policy = Policy.parse({"keys": {name: {"leases": 3}}, "tokens": {"a": {"keys": [name]}}})
+        assert policy.rules(shown, "", ()).leases == 3
+        assert policy.rules("", "a", ()).keys == {shown}
+
+
+def test_one_key_has_one_entry_however_it_is_written() -> None:
+    net_key = PROVED.identity.net_key
+    entries = {key_fingerprint(net_key): {"leases": 1}, net_key.hex(): {"leases": 2}}
+    with pytest.raises(ValueError, match="there is an entry of this key before"):
+        Policy.parse({"keys": entries})
 
 
 def test_who_had_a_port_then(state: Path) -> None:

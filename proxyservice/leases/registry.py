@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any, Protocol
 
 from twisted.application.service import Service
@@ -24,6 +23,7 @@ from proxyservice.leases.record import LeaseRecord
 from proxyservice.leases.store import LeaseStore
 from proxyservice.leases.table import nobodys
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.identity import key_fingerprint
 
 TICK_SECONDS = 1.0
 BINDS_PER_TURN = 64
@@ -200,11 +200,10 @@ class LeaseRegistry(Service):
             self._not_stored(grant, before)
         if not self._table.is_current(grant):
             raise self._overtaken(grant)
-        key = short(owner.identity.net_key)
         log.info(
             "leased port {port} to {key} at {source}",
             port=grant.lease.port,
-            key=key,
+            key=key_fingerprint(owner.identity.net_key),
             source=source,
         )
         return grant
@@ -403,8 +402,3 @@ class LeaseRegistry(Service):
 def unstorable() -> RefusedError:
     """Nothing is announced that a crash would lose."""
     return RefusedError(pb.REFUSAL_EXHAUSTED, "the lease cannot be stored now", RETRY_SECONDS)
-
-
-def short(net_key: bytes) -> str:
-    """How a key is shown in logs: the first 8 hex digits of its hash."""
-    return blake2b(net_key, digest_size=4).hexdigest()

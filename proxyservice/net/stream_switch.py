@@ -15,6 +15,7 @@ from proxyservice.net.eager import HEADROOM_BYTES, RECEIVE_BUFFER
 from proxyservice.net.outlet import Outlet, Source
 from proxyservice.streams.multiplexer import Due, Multiplexer, Stream
 from proxyservice.streams.state import State
+from proxyservice.text import printable
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, parse_payload
 from proxyservice.wire.framing import StreamPiece
@@ -105,7 +106,7 @@ class StreamSwitch:
         reset: Any = parse_payload(message)
         stream = self.multiplexer.was_reset(stream_id)
         if stream is not None:
-            stream.local.stream_reset(reset.code, reset.reason)
+            stream.local.stream_reset(reset.code, printable(reset.reason))
 
     # ------------------------------------------------- from the local ends
 

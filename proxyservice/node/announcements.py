@@ -62,6 +62,8 @@ class Announcements(EndingEvents):
 
     def _tell(self, event: str, line: str = "", **fields: Any) -> None:
         """``line`` is for people and may be empty, the rest for programs."""
+        if "reason" in fields:
+            fields["reason"] = printable(fields["reason"])
         if line:
             self.say(line)
         if self._as_json:

@@ -38,6 +38,7 @@ from proxyservice.node.requests import PendingRequests
 from proxyservice.node.tls import explain
 from proxyservice.streams.multiplexer import Multiplexer, Stream
 from proxyservice.streams.windows import DEFAULT_WINDOW_BYTES
+from proxyservice.text import printable
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message, parse_payload
 from proxyservice.wire.framing import (
@@ -232,7 +233,7 @@ class NodeConnection(EagerProtocol):
 
     def _refusal(self, message: pb.Message, frame: Frame) -> None:
         refusal = cast("pb.Refusal", parse_payload(message))
-        reason = refusal.reason or f"refused with code {refusal.code}"
+        reason = printable(refusal.reason) or f"refused with code {refusal.code}"
         error = RefusedError(refusal.code, reason, refusal.retry_after_ms / 1000)
         if self._requests.refused(message.request_nonce, error):
             return

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from proxyservice.errors import ProxyServiceError
+from proxyservice.text import printable
 from proxyservice.wire import proxyservice_pb2 as pb
 
 
@@ -78,14 +79,15 @@ class NodeLease:
         self.granted = True
         self.error = None
         self.generation = response.generation
-        if response.proxy_address == self.address:
+        address = printable(response.proxy_address)
+        if address == self.address:
             return False
-        self.address = response.proxy_address
+        self.address = address
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
-            answer.callback(self.address)
+            answer.callback(address)
         for listener in list(self._listeners):
-            listener(self.address)
+            listener(address)
         return True
 
     def refuse(self, error: ProxyServiceError) -> None:

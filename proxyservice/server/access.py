@@ -117,9 +117,12 @@ class Access:
             self._tokens.check(caller.token, self._wall())
         rules = self.rules(caller)
         if rules.admit is False:
-            raise RefusedError(pb.REFUSAL_DENIED, "the relay's policy does not admit this node")
+            whose = f" with key {caller.key}" if caller.key else ""
+            reason = f"the relay's policy does not admit this node{whose}"
+            raise RefusedError(pb.REFUSAL_DENIED, reason)
         if rules.keys is not None and caller.key not in rules.keys:
-            raise RefusedError(pb.REFUSAL_DENIED, "this key is not one of its token or certificate")
+            reason = f"key {caller.key} is not one of its token or certificate"
+            raise RefusedError(pb.REFUSAL_DENIED, reason)
 
     def has_ended(self) -> bool:
         """Whether a token has ended since this was asked last: then callers are to be checked."""

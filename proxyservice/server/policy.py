@@ -20,6 +20,7 @@ from proxyservice.errors import StartError
 from proxyservice.server.rules import ANYTHING, MODES, Networks, Rules
 from proxyservice.text import decode_text
 from proxyservice.units import parse_port_range, parse_size
+from proxyservice.wire.identity import key_fingerprint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +30,8 @@ else:
 POLICY_LIMIT_BYTES = 16 << 20
 """More than 100,000 entries."""
 
-_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+_FINGERPRINT = re.compile(r"(SHA256:[A-Za-z0-9+/]{43})=?")
+_NET_KEY = re.compile(r"[0-9A-Fa-f]{64}")
 _KINDS = ("keys", "tokens", "certificates")
 
 
@@ -67,9 +69,10 @@ class Policy:
         for kind in _KINDS:
             for name, table in _table(document.get(kind, {}), kind).items():
                 where = f"{kind}.{name!r}"
-                if kind == "keys" and not _FINGERPRINT.fullmatch(name):
-                    raise ValueError(f"{where}: expected a fingerprint, SHA256:...")
-                entries[kind, name] = _rules(table, where).over(default)
+                entry = (kind, _fingerprint(name, where) if kind == "keys" else name)
+                if entry in entries:
+                    raise ValueError(f"{where}: there is an entry of this key before")
+                entries[entry] = _rules(table, where).over(default)
         _check_ports(entries)
         return cls(default, entries)
 
@@ -175,10 +178,17 @@ def _networks(value: object) -> Networks:
 
 
 def _keys(value: object) -> frozenset[str]:
-    for key in _strings(value):
-        if not _FINGERPRINT.fullmatch(key):
-            raise ValueError(f"{key!r} is no fingerprint, SHA256:...")
-    return frozenset(_strings(value))
+    return frozenset(_fingerprint(key, repr(key)) for key in _strings(value))
+
+
+def _fingerprint(text: str, where: str) -> str:
+    """As log and `proxyservice leases` show a key, or the whole key in hex, as JSON has it too."""
+    if _NET_KEY.fullmatch(text):
+        return key_fingerprint(bytes.fromhex(text))
+    match = _FINGERPRINT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{where}: expected a fingerprint, SHA256:...")
+    return match[1]
 
 
 _READERS: dict[str, Callable[[object], Any]] = {

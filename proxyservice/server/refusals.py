@@ -10,11 +10,19 @@ from collections.abc import Callable
 from twisted.logger import Logger
 
 from proxyservice.server.buckets import Buckets
+from proxyservice.text import printable
 
 BURST_SECONDS = 10.0
 """After a calm time so many seconds' worth of lines are written at once."""
 
+LONGEST_REASON_CHARACTERS = 300
+"""A reason may quote what the peer sent, in part."""
+
 log = Logger()
+
+
+def _short(reason: str) -> str:
+    return printable(reason, LONGEST_REASON_CHARACTERS)
 
 
 class RefusalLog:
@@ -29,17 +37,17 @@ class RefusalLog:
     def node(self, source: str, reason: str) -> None:
         """Somebody at this address was refused as a node."""
         if self._admits("nodes"):
-            log.info("refused {source}: {reason}", source=source, reason=reason)
+            log.info("refused {source}: {reason}", source=printable(source), reason=_short(reason))
 
     def visitor(self, port: int, reason: str) -> None:
         """A visitor was turned away or closed."""
         if self._admits("visitors"):
-            log.info("refused a visitor of port {port}: {reason}", port=port, reason=reason)
+            log.info("refused a visitor of port {port}: {reason}", port=port, reason=_short(reason))
 
     def front_end(self, reason: str) -> None:
         """A connection to a port for a front end had no good header."""
         if self._admits("front ends"):
-            log.info("refused a front end's connection: {reason}", reason=reason)
+            log.info("refused a front end's connection: {reason}", reason=_short(reason))
 
     def _admits(self, kind: str) -> bool:
         rate = self._lines_per_second

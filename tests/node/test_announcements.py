@@ -76,6 +76,30 @@ def test_one_line_when_reachable_and_none_after_a_mere_reconnect() -> None:
     assert heard.lines() == ["8080 is reached at 198.51.100.1:20000 again"]
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("evil", ["\x1b[2J", "\r\nx", "\u202e", "\x9b", "y" * 5000])
+def test_nothing_that_a_relay_says_steers_a_terminal_or_floods_it(as_json: bool, evil: str) -> None:
+    heard = Heard(as_json=as_json, leases=99)
+    error = RefusedError(pb.REFUSAL_QUOTA, evil)
+    granted = lease(f"{evil}:1")
+    heard.say.addressed(granted, changed=True)
+    heard.say.addressed(granted, changed=False)
+    for tell in (heard.say.lease_refused, heard.say.port_unavailable):
+        tell(granted, error)
+    heard.say.lease_delayed(granted, error, 1.0)
+    heard.say.disconnected("relay:1", UnreachableError(evil), 1.0)
+    heard.say.target_down("8080", evil)
+    heard.say.released(granted)
+    heard.say.gave_up(error)
+    for line in heard.stderr.getvalue().splitlines() + heard.stdout.getvalue().splitlines():
+        assert line.isprintable()
+        assert len(line) < 1500
+    for one in heard.objects() if as_json else []:
+        for value in one.values():
+            assert str(value).isprintable()
+            assert len(str(value)) <= 1000
+
+
 def test_a_relay_cannot_forge_a_second_line() -> None:
     heard = Heard()
     heard.say.addressed(lease("a:1\nexposed 22 at b:2"), changed=True)

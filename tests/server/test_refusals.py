@@ -39,3 +39,15 @@ def test_so_many_lines_a_second_and_then_how_many_more_there_were() -> None:
     more, again = text.getvalue().splitlines()[40:]
     assert "refused 980 more nodes, too many to tell" in more
     assert "refused 192.0.2.1: again" in again
+
+
+def test_what_a_peer_sent_is_quoted_on_one_short_line() -> None:
+    refusals = RefusalLog(100.0, lambda: 0.0)
+    evil = "\x1b[2J\r\n2026-01-01 forged \u202e" + "x" * 10_000
+    with logged() as text:
+        refusals.node(evil, evil)
+        refusals.visitor(20000, evil)
+        refusals.front_end(evil)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() and len(line) < 1000 for line in lines)
