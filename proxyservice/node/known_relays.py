@@ -74,21 +74,28 @@ class KnownRelays:
         """The id that counts; a relay whose line is not there is pinned."""
         if self._path is None:
             return self._pins.setdefault(server, relay_id)
+        # a file that is a link somewhere is replaced there
+        path = Path(os.path.realpath(self._path))
+        known = self._read_again(path, server)[1].get(server)
+        if known is not None:
+            return known
         try:
-            # a file that is a link somewhere is replaced there
-            path = Path(os.path.realpath(self._path))
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(path):
-                return self._merged(path, server, relay_id)
+                return self._pinned(path, server, relay_id)
         except OSError as error:
             raise StartError(f"cannot write {self._path}: {error.strerror}") from None
 
-    def _merged(self, path: Path, server: str, relay_id: bytes) -> bytes:
+    def _read_again(self, path: Path, server: str) -> tuple[bytes, dict[str, bytes]]:
+        """What the file holds now, and the pins in it. Raises UntrustedError."""
         try:
             content = _read(path)
-            there = _pins_in(path, content)
+            return content or b"", _pins_in(path, content)
         except StartError as error:
             raise UntrustedError(f"{server} is not trusted: {error}") from None
+
+    def _pinned(self, path: Path, server: str, relay_id: bytes) -> bytes:
+        content, there = self._read_again(path, server)  # another process may have been first
         if there:
             self._pins = dict(there)  # also without a line that somebody has removed
         elif self._pins:
@@ -107,7 +114,7 @@ class KnownRelays:
             )
         missing = {name: pin for name, pin in self._pins.items() if name not in there}
         if missing:
-            replace_private(path, _extended(content or b"", missing))
+            replace_private(path, _extended(content, missing))
         return known
 
 
@@ -123,7 +130,7 @@ def _read(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
             content = file.read(FILE_LIMIT_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StartError(f"cannot read {path}: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from proxyservice.errors import StartError, UntrustedError
+from proxyservice.node import known_relays
 from proxyservice.node.known_relays import KnownRelays
 
 ONE, OTHER = b"\1" * 32, b"\2" * 32
@@ -102,6 +104,7 @@ def test_many_processes_at_once_lose_no_pin(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
+from proxyservice.node import known_relays
 from proxyservice.node.known_relays import KnownRelays
 known = KnownRelays(Path({str(path)!r}))
 sys.stdin.readline()
@@ -210,3 +213,21 @@ def test_a_pin_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     with pytest.raises(StartError, match="cannot write"):
         known.check("a:1", ONE)
+
+
+def test_an_impostor_is_named_also_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "known-relays"
+    path.write_text(line("a:1", ONE))
+    known = KnownRelays(path)
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(known_relays, "locked", refuse)
+    known.check("a:1", ONE)
+    with pytest.raises(UntrustedError, match="not the relay it was"):
+        known.check("a:1", OTHER)
+    with pytest.raises(StartError, match="cannot write .*: Read-only"):
+        known.check("b:1", ONE)
