@@ -103,19 +103,19 @@ class KnownRelays:
                 "{path} is empty or gone: the pins of this process stay and are written again",
                 path=str(path),
             )
-        known = self._pins.get(server)
-        if known is None:
-            known = self._pins[server] = relay_id
+        pins = {server: relay_id, **self._pins}
+        missing = {name: pin for name, pin in pins.items() if name not in there}
+        if missing:
+            replace_private(path, _extended(content, missing))
+        if server not in self._pins:
             log.warn(
                 "{server} is met for the first time: its id {id}... is pinned in {path}",
                 server=server,
                 id=relay_id.hex()[:16],
                 path=str(path),
             )
-        missing = {name: pin for name, pin in self._pins.items() if name not in there}
-        if missing:
-            replace_private(path, _extended(content, missing))
-        return known
+        self._pins = pins  # after the file: what is not on disk is not trusted either
+        return pins[server]
 
 
 def _extended(content: bytes, pins: dict[str, bytes]) -> bytes:

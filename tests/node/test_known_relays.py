@@ -229,5 +229,23 @@ def test_an_impostor_is_named_also_where_nothing_can_be_written(
     known.check("a:1", ONE)
     with pytest.raises(UntrustedError, match="not the relay it was"):
         known.check("a:1", OTHER)
-    with pytest.raises(StartError, match="cannot write .*: Read-only"):
-        known.check("b:1", ONE)
+    for _ in range(2):
+        with pytest.raises(StartError, match=r"cannot write .*: Read-only"):
+            known.check("b:1", ONE)
+
+
+def test_what_could_not_be_written_is_not_trusted_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    def refuse(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    known = KnownRelays(tmp_path / "known-relays")
+    with monkeypatch.context() as full:
+        full.setattr(known_relays, "replace_private", refuse)
+        for _ in range(2):
+            with pytest.raises(StartError, match=r"cannot write .*: No space"):
+                known.check("a:1", ONE)
+    assert told == []
+    known.check("a:1", OTHER)
+    KnownRelays(tmp_path / "known-relays").check("a:1", OTHER)
