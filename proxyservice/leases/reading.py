@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
@@ -43,7 +44,7 @@ class StoredLeases:
         # A cleanly closed store has no write-ahead log, and who may only read cannot make one.
         alone = not self._path.with_name(self._path.name + "-wal").exists()
         mode = "mode=ro&immutable=1" if alone else "mode=ro"
-        name = f"file:{quote(str(self._path))}?{mode}"
+        name = f"file:{quote(os.fsencode(self._path))}?{mode}"  # a name may be no text
         return sqlite3.connect(name, uri=True, timeout=LOCKED_SECONDS, isolation_level=None)
 
     def listing(self) -> tuple[float, list[Row]]:
