@@ -13,7 +13,7 @@ from proxyservice.errors import ProxyServiceError, RefusedError
 from proxyservice.node.events import EndingEvents
 from proxyservice.node.exposure import is_superseded
 from proxyservice.node.lease import NodeLease
-from proxyservice.node.progress import LiveLine, Traffic, summary_line
+from proxyservice.node.progress import LONGEST_LINE_CHARACTERS, LiveLine, Traffic, summary_line
 from proxyservice.node.reminders import Reminders
 from proxyservice.text import printable
 
@@ -63,7 +63,7 @@ class Announcements(EndingEvents):
     def _tell(self, event: str, line: str = "", **fields: Any) -> None:
         """``line`` is for people and may be empty, the rest for programs."""
         if "reason" in fields:
-            fields["reason"] = printable(fields["reason"])
+            fields["reason"] = printable(fields["reason"], LONGEST_LINE_CHARACTERS)
         if line:
             self.say(line)
         if self._as_json:

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from proxyservice.errors import StartError
+from proxyservice.net.certificates import read_key_pair
 from proxyservice.node.exposure import read_settings
 from proxyservice.node.targets import parse_target
+from proxyservice.node.tls import TLSTrust
 from proxyservice.node.tokens import find_token, make_token, write_token
 from proxyservice.server.policy import Policy
 from proxyservice.server.tokens import Tokens
 from proxyservice.text import argument_text, decode_text
+from tests.server.certificates import Authority
 
 BOM = b"\xef\xbb\xbf"
 WINDOWS = {
@@ -49,6 +52,16 @@ def test_a_policy_is_read(how: str, tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_bytes(WINDOWS[how]("[default]\nleases = 2\n"))
     assert Policy.read(path).default.leases == 2
+
+
+@pytest.mark.parametrize("how", WINDOWS)
+def test_certificates_and_their_key_are_read(how: str, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    certificate, key, _ = authority.issue("node")
+    for path in (certificate, key, authority.pem):
+        path.write_bytes(WINDOWS[how](path.read_text()))
+    read_key_pair(certificate, key)
+    TLSTrust(ca=authority.pem, certificate=certificate, key=key).creator("relay.example")
 
 
 @pytest.mark.parametrize("data", ["a".encode("utf-16"), "a".encode("utf-16-be"), b"ok\ncaf\xe9\n"])
