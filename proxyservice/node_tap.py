@@ -15,6 +15,7 @@ from proxyservice.node.events import EndingEvents
 from proxyservice.node.exposure import Exposure, exit_status, read_settings
 from proxyservice.node.proxy_protocol import HEADERS
 from proxyservice.options import NO_BUSY_POLL, PluginOptions
+from proxyservice.output import settle
 from proxyservice.process import (
     ExplainedStart,
     exit_cleanly_on_signals,
@@ -99,6 +100,11 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _exit(status: int) -> None:
+    settle()  # the last lines of the log say why
+    os._exit(status)
+
+
 def makeService(options: Options) -> Service:
     """Wire the service; key and pins are read when it starts."""
     from twisted.internet import reactor as installed
@@ -110,7 +116,7 @@ def makeService(options: Options) -> Service:
 
     def hopeless(error: ProxyServiceError) -> None:
         # twistd has no exit status of its own; its log is closed by then
-        atexit.register(os._exit, exit_status(error))
+        atexit.register(_exit, exit_status(error))
         reactor.callLater(0, reactor.stop)
 
     exposure = Exposure(reactor, settings, EndingEvents(len(settings.targets), hopeless))

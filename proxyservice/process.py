@@ -23,7 +23,11 @@ from proxyservice import __version__
 from proxyservice.errors import ProxyServiceError
 from proxyservice.net.descriptor_limit import raise_descriptor_limit
 from proxyservice.net.lean_loop import install_lean_loop
-from proxyservice.output import free_standard_streams, open_standard_descriptors, unblocked
+from proxyservice.standard_streams import (
+    free_standard_streams,
+    open_standard_descriptors,
+    unblocked,
+)
 from proxyservice.twistd_log import log_observer
 
 START_FAILED_STATUS = 1

@@ -23,7 +23,8 @@ from twisted.logger import (
 from twisted.python.logfile import LogFile
 
 from proxyservice.errors import StartError
-from proxyservice.output import Output, unblocked
+from proxyservice.output import Output
+from proxyservice.standard_streams import unblocked
 from proxyservice.text import without_controls
 
 DEFAULT_FILE = "twistd.log"

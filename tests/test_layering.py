@@ -31,8 +31,9 @@ MAY_IMPORT = {
     "text.py": set(),
     "files.py": {"errors"},
     "output.py": set(),
-    "process.py": {"errors", "net", "output", "twistd_log"},
-    "twistd_log.py": {"errors", "output", "text"},
+    "standard_streams.py": {"output"},
+    "process.py": {"errors", "net", "standard_streams", "twistd_log"},
+    "twistd_log.py": {"errors", "output", "standard_streams", "text"},
     "state.py": {"errors"},
     "__init__.py": set(),
 }

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 from twisted.logger import Logger, LogPublisher
 
-from proxyservice import output
+from proxyservice import output, standard_streams
 from proxyservice.errors import StartError
-from proxyservice.output import MOST_WAITING_CHARACTERS, Output, Writer, unblocked
+from proxyservice.output import MOST_WAITING_CHARACTERS, Output, Writer
+from proxyservice.standard_streams import unblocked
 from proxyservice.twistd_log import log_observer
 from tests.node.processes import wait_until
 
@@ -127,7 +128,7 @@ def test_outputs_of_one_file_share_its_order(disk: Disk) -> None:
 def test_a_stream_that_nobody_reads_is_left_behind_at_the_end(pipe: tuple[int, int]) -> None:
     _, writer = pipe
     script = (
-        "import sys; from proxyservice.output import free_standard_streams;"
+        "import sys; from proxyservice.standard_streams import free_standard_streams;"
         "free_standard_streams();"
         "[print('x' * 999) for _ in range(1000)];"
         "print('the last word', file=sys.stderr)"
@@ -141,13 +142,18 @@ def test_a_stream_that_nobody_reads_is_left_behind_at_the_end(pipe: tuple[int, i
     assert time.monotonic() - began < output.SETTLING_SECONDS + 5.0
 
 
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("", 0), ("import atexit, proxyservice.node_tap as t; atexit.register(t._exit, 3)", 3)],
+    ids=["in order", "with a status that twistd has not"],
+)
 def test_a_slow_reader_hears_everything_that_was_said_before_the_end(
-    pipe: tuple[int, int],
+    end: str, status: int, pipe: tuple[int, int]
 ) -> None:
     reader, writer = pipe
     script = (
-        "from proxyservice.output import free_standard_streams; free_standard_streams();"
-        "[print('x' * 999) for _ in range(200)]; print('the last word')"
+        "from proxyservice.standard_streams import free_standard_streams; free_standard_streams();"
+        f"[print('x' * 999) for _ in range(200)]; print('the last word'); {end}"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=writer)
     os.close(writer)
@@ -155,7 +161,7 @@ def test_a_slow_reader_hears_everything_that_was_said_before_the_end(
     while got := os.read(reader, 8192):
         heard += got
         threading.Event().wait(0.01)  # a reader that takes its time
-    assert process.wait(20) == 0
+    assert process.wait(20) == status
     assert heard.endswith(b"\nthe last word\n")
     assert heard.count(b"\n") == 201
 
@@ -174,7 +180,7 @@ def test_a_line_that_was_cut_by_a_full_disk_does_not_spoil_the_next(
         return real(descriptor, data[:4])
 
     monkeypatch.setattr(os, "write", write)
-    sink = output._Descriptor(writer, "utf-8")
+    sink = standard_streams._Descriptor(writer, "utf-8")
     with pytest.raises(OSError, match="No space"):
         sink("12345678\n")
     full[0] = False
@@ -216,7 +222,7 @@ def test_a_stream_in_memory_stays_and_one_that_is_closed_goes_nowhere(
 def test_a_child_that_is_forked_says_what_it_has_to_say_once() -> None:
     script = """
 import os, sys
-from proxyservice.output import free_standard_streams
+from proxyservice.standard_streams import free_standard_streams
 free_standard_streams()
 print("before")
 child = os.fork()

@@ -23,9 +23,9 @@ from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
 from proxyservice.operator_cli import leases
 from proxyservice.options import suggestion
-from proxyservice.output import free_standard_streams, open_standard_descriptors
 from proxyservice.process import prepare_reactor
 from proxyservice.relay_cli import relay
+from proxyservice.standard_streams import free_standard_streams, open_standard_descriptors
 
 
 class OneLineErrors(click.Group):

@@ -16,7 +16,7 @@ from proxyservice.errors import ProxyServiceError, RefusedError, UnreachableErro
 from proxyservice.node.announcements import Announcements, lines_lost
 from proxyservice.node.lease import NodeLease
 from proxyservice.node.progress import LiveLine, Traffic
-from proxyservice.output import unblocked
+from proxyservice.standard_streams import unblocked
 from proxyservice.wire import proxyservice_pb2 as pb
 
 UNAVAILABLE = RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, "it is taken")
