@@ -144,7 +144,7 @@ def test_a_stream_that_nobody_reads_is_left_behind_at_the_end(pipe: tuple[int, i
 
 @pytest.mark.parametrize(
     ("end", "status"),
-    [("", 0), ("import atexit, proxyservice.node_tap as t; atexit.register(t._exit, 3)", 3)],
+    [("", 0), ("atexit.register(node_tap._exit, 3)", 3)],
     ids=["in order", "with a status that twistd has not"],
 )
 def test_a_slow_reader_hears_everything_that_was_said_before_the_end(
@@ -152,6 +152,7 @@ def test_a_slow_reader_hears_everything_that_was_said_before_the_end(
 ) -> None:
     reader, writer = pipe
     script = (
+        "import atexit; from proxyservice import node_tap;"
         "from proxyservice.standard_streams import free_standard_streams; free_standard_streams();"
         f"[print('x' * 999) for _ in range(200)]; print('the last word'); {end}"
     )
