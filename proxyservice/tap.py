@@ -140,6 +140,7 @@ _CHECKS: dict[str, Callable[[str], Any]] = {
     "keepalive": parse_duration,
     "drain": _duration_or_none,
     "hold": _duration_or_none,
+    "hold-messages": _duration_or_none,
     "history": parse_duration,
     "trusted-sources": _networks,
     "claimed": _claimed,
@@ -178,7 +179,8 @@ class Options(PluginOptions):
         ["lease-ttl", None, "180m", "How long an address is remembered: 90s, 15m, 3h."],
         ["proved-ttl", None, "30d", "How long a proved address is kept if there is room."],
         ["keepalive", None, "15s", "Interval told to nodes."],
-        ["hold", None, "10s", "How long visitors wait for a node that went away; 0: not."],
+        ["hold", None, "10s", "How long visitors of streams wait for a node that went; 0: not."],
+        ["hold-messages", None, "25s", "The same for visitors with messages; 0: not."],
         ["drain", None, "30s", "How long a stop lets open visitors finish; 0: not at all."],
         ["history", None, "90d", "How long it is kept who had which port."],
         ["trusted-sources", None, "127.0.0.0/8,::1/128", "Limits per source spare these."],
@@ -331,7 +333,10 @@ def makeService(options: Options) -> Service:
         limits.backlog,
     )
     times = LeaseTimes(
-        ttl=options["lease-ttl"], proved_ttl=options["proved-ttl"], hold=options["hold"]
+        ttl=options["lease-ttl"],
+        proved_ttl=options["proved-ttl"],
+        hold=options["hold"],
+        hold_messages=options["hold-messages"],
     )
     room = WaitingRoom(limits.waiting_visitors, limits.waiting_per_lease)
     binder = WaitedPorts(ports, room)

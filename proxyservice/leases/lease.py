@@ -63,8 +63,9 @@ class LeaseTimes:
 
     ttl: float = 180 * 60.0  # remembered so long after the node was last heard
     proved_ttl: float = 30 * 86400.0  # a proved lease is kept so long, while ports are left
-    hold: float = 0.0  # the port stays bound so long after the node is gone; 0: not at all
+    hold: float = 0.0  # with streams the port stays bound so long after the node is gone; 0: not
     quarantine: float = 10 * 60.0  # a port that was leased is nobody else's for so long
+    hold_messages: float = 0.0  # what `hold` is for streams, for a lease that carries messages
 
     def ends(self, identity: Identity, heard_at: float) -> tuple[float, float]:
         """`promised_until` and `expires_at` of a lease whose node was last heard at this moment."""

@@ -320,12 +320,16 @@ class LeaseRegistry(Service):
 
     # ---------------------------------------------------------------- ending
 
-    def holding_ended(self, owner: Owner, generation: int, *, hold: bool = False) -> None:
+    def holding_ended(
+        self, owner: Owner, generation: int, *, hold: bool = False, messages: bool = False
+    ) -> None:
         """The holder's connection is gone; a past generation's end changes nothing.
 
-        With `hold` the port stays bound for `LeaseTimes.hold`, and visitors may wait.
+        With `hold` the port stays bound, and visitors may wait: for `LeaseTimes.hold_messages`
+        when the lease carries `messages`, else for `LeaseTimes.hold`.
         """
-        if not self._table.holding_ended(owner, generation, self._reactor.seconds(), hold=hold):
+        now = self._reactor.seconds()
+        if not self._table.holding_ended(owner, generation, now, hold=hold, messages=messages):
             return
         lease = self._table.of_owner(owner)
         assert lease is not None, "it was live a moment ago"

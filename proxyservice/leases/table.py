@@ -317,16 +317,26 @@ class LeaseTable:
     # ----------------------------------------------------------------- ending
 
     def holding_ended(
-        self, owner: Owner, generation: int, now: float, *, hold: bool = False
+        self,
+        owner: Owner,
+        generation: int,
+        now: float,
+        *,
+        hold: bool = False,
+        messages: bool = False,
     ) -> bool:
-        """The node is gone: keep its lease. A past generation changes nothing."""
+        """The node is gone: keep its lease. A past generation changes nothing.
+
+        With `hold` the port stays bound for a while: how long depends on what the lease carries.
+        """
         lease = self._held_by(owner, generation)
         if lease is None:
             return False
         lease.heard_at = now
         lease.promised_until, lease.expires_at = self.ends(lease, now)
-        if hold and self.times.hold > 0:
-            self._leases.set_state(lease, LeaseState.HELD, now + self.times.hold)
+        hold_seconds = self.times.hold_messages if messages else self.times.hold
+        if hold and hold_seconds > 0:
+            self._leases.set_state(lease, LeaseState.HELD, now + hold_seconds)
         else:
             self._leases.set_state(lease, LeaseState.REMEMBERED)
         return True

@@ -27,7 +27,7 @@ from proxyservice.server.main import MainConnection
 from proxyservice.server.memory import Memory
 from proxyservice.server.pace import UNHURRIED, Pace, PacedRelayVisitor
 from proxyservice.server.refusals import RefusalLog
-from proxyservice.server.relay_visitor import RelayVisitor
+from proxyservice.server.relay_visitor import Begun, RelayVisitor
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.strangers import Admission, Strangers
@@ -205,9 +205,11 @@ class MainFactory(Factory):
 
     # -------------------------------------------------------------- visitors
 
-    def waiting_visitor(self, lease: Lease, host: str, port: int) -> WaitingVisitor | None:
+    def waiting_visitor(
+        self, lease: Lease, host: str, port: int, mode: int | None = None
+    ) -> WaitingVisitor | None:
         """The protocol of a visitor whose node is expected back; None turns it away."""
-        visitor = self.waiting_room.admit(lease.port, host, port)
+        visitor = self.waiting_room.admit(lease.port, host, port, mode)
         if visitor is None:
             self.visitor_refused(lease, "its node is away and too many wait already")
         return visitor
@@ -236,15 +238,14 @@ class MainFactory(Factory):
         lease: Lease,
         gone: Callable[[RelayVisitor], None],
         pace: Pace | None,
+        host: str,
+        port: int,
+        begun: Begun | None,
     ) -> RelayVisitor:
-        """The protocol of a visitor in message mode."""
+        """The protocol of a visitor in message mode; `begun` is its own of an earlier time."""
         kind = RelayVisitor if pace is None else partial(PacedRelayVisitor, pace)
         return kind(
-            RelayScanner(
-                self.settings.network_id,
-                self.settings.limits.max_frame_bytes,
-                self.settings.limits.inflate_check_bytes,
-            ),
+            self._scanner() if begun is None else begun.scanner,
             outlet,
             self.deadlines,
             self.now,
@@ -252,6 +253,14 @@ class MainFactory(Factory):
             self.memory,
             lambda reason: self.visitor_refused(lease, reason),
             gone,
+            host,
+            port,
+        )
+
+    def _scanner(self) -> RelayScanner:
+        limits = self.settings.limits
+        return RelayScanner(
+            self.settings.network_id, limits.max_frame_bytes, limits.inflate_check_bytes
         )
 
     # ---------------------------------------------------------------- the log

@@ -16,7 +16,7 @@ from proxyservice.leases.lease import Grant, Lease, Owner
 from proxyservice.net.addresses import format_host_port
 from proxyservice.server.lease_request import LeaseRequest
 from proxyservice.server.pace import Pace, PacedStreamVisitor
-from proxyservice.server.relay_visitor import RelayVisitor
+from proxyservice.server.relay_visitor import Begun, RelayVisitor
 from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.wire import proxyservice_pb2 as pb
 
@@ -65,11 +65,21 @@ class LeaseVisitors:
         self._factory = factory
         self._gone = gone
 
-    def arrived(self, holding: Holding, lease: Lease, host: str, port: int) -> Protocol | None:
-        """Somebody connected to the lease of this holding; None turns it away."""
-        if holding.grant is None and holding.mode == pb.MODE_STREAMS:
-            return self._factory.waiting_visitor(lease, host, port)
-        if holding.grant is None or holding.grant.generation != lease.generation:
+    def arrived(
+        self,
+        holding: Holding,
+        lease: Lease,
+        host: str,
+        port: int,
+        begun: Begun | None = None,
+    ) -> Protocol | None:
+        """Somebody connected to the lease of this holding; None turns it away.
+
+        `begun`: it was there before, and this of its messages is in hand.
+        """
+        if holding.grant is None:
+            return self._factory.waiting_visitor(lease, host, port, holding.mode)
+        if holding.grant.generation != lease.generation:
             return None
         rules = self._connection.rules
         refusal = self._factory.gate.refusal(lease.owner, len(holding.visitors), host, rules)
@@ -77,18 +87,21 @@ class LeaseVisitors:
             self._factory.visitor_refused(lease, refusal)
             return None
         holding.pace = self._factory.pace(holding.pace, rules)
-        visitor = self._made(holding, lease, host, port)
+        visitor = self._made(holding, lease, host, port, begun)
         if visitor is not None:
             self._factory.gate.came(visitor, host)
             holding.visitors.add(visitor)
             self._factory.visitors += 1
         return visitor
 
-    def _made(self, holding: Holding, lease: Lease, host: str, port: int) -> Visitor | None:
+    def _made(
+        self, holding: Holding, lease: Lease, host: str, port: int, begun: Begun | None
+    ) -> Visitor | None:
         gone = partial(self._went, holding)
         if holding.mode == pb.MODE_STREAMS:
             return self._stream_visitor(holding, lease, format_host_port(host, port), gone)
-        return self._factory.relay_visitor(self._connection.outlet, lease, gone, holding.pace)
+        outlet = self._connection.outlet
+        return self._factory.relay_visitor(outlet, lease, gone, holding.pace, host, port, begun)
 
     def _stream_visitor(
         self, holding: Holding, lease: Lease, visitor_address: str, gone: Callable[[Any], None]
@@ -117,13 +130,33 @@ class LeaseVisitors:
         self._factory.gate.gone(visitor)
         self._gone()
 
+    def keep_waiting(self, holding: Holding, port: int) -> None:
+        """The node has gone, and is expected back: its visitors of messages wait for it.
+
+        What is in hand of a frame stays with its visitor. Who finds no room is closed.
+        """
+        room, memory = self._factory.waiting_room, self._factory.memory
+        for visitor in list(holding.visitors):
+            if not isinstance(visitor, RelayVisitor) or not visitor.may_wait:
+                continue
+            transport, host, came_from = visitor.transport, visitor.host, visitor.port
+            if not room.has_room(port):
+                continue
+            waiting = room.keep(port, host, came_from, holding.mode, visitor.leave(), memory)
+            transport.protocol = waiting
+            waiting.makeConnection(transport)
+        holding.close_visitors()
+
     def admit_who_waited(self, holding: Holding, lease: Lease) -> None:
-        """While the lease was held, or this grant on its way to the disk. Only streams wait."""
-        if holding.mode != pb.MODE_STREAMS:
-            self._factory.waiting_room.turn_away(lease.port)
-            return
+        """While the lease was held, or this grant on its way to the disk.
+
+        Who waits for a node in the other mode is turned away.
+        """
         for waiting in self._factory.waiting_room.take(lease.port):
-            visitor = self.arrived(holding, lease, waiting.host, waiting.port)
+            visitor = None
+            if waiting.mode in (None, holding.mode):
+                host, port = waiting.host, waiting.port
+                visitor = self.arrived(holding, lease, host, port, waiting.begun)
             if visitor is None:
                 waiting.turn_away()
             else:

@@ -161,19 +161,33 @@ class NodeLeases:
 
     def _ended_meanwhile(self, holding: Holding, grant: Grant) -> None:
         """The answer came when nobody waited for it any more."""
-        registry = self._factory.registry
         if holding.unwanted:
-            released = registry.release(holding.owner, grant.generation)
+            released = self._factory.registry.release(holding.owner, grant.generation)
             # That it cannot be stored now is nobody's to hear: the node was answered long ago.
             released.addErrback(lambda failure: failure.trap(RefusedError) and None)
             released.addErrback(self._connection.broken)
             return
         hold = self._connection.closing and self._waits(holding)
-        registry.holding_ended(holding.owner, grant.generation, hold=hold)
+        self._holding_ended(holding, grant, hold=hold)
+
+    def _holding_ended(self, holding: Holding, grant: Grant, *, hold: bool) -> None:
+        """The connection has gone; with `hold` visitors may wait for the next one."""
+        if hold:
+            self._factory.waiting_room.hold(grant.lease.port, holding.mode)
+        self._factory.registry.holding_ended(
+            holding.owner,
+            grant.generation,
+            hold=hold,
+            messages=holding.mode == pb.MODE_MESSAGES,
+        )
 
     def _waits(self, holding: Holding) -> bool:
-        """Visitors may wait for the node to come back. Only streams wait."""
-        return self._hold and holding.mode == pb.MODE_STREAMS
+        """Visitors may wait for the node to come back."""
+        return self._hold and self._hold_seconds(holding) > 0
+
+    def _hold_seconds(self, holding: Holding) -> float:
+        times = self._factory.settings.times
+        return times.hold if holding.mode == pb.MODE_STREAMS else times.hold_messages
 
     def _refused(self, failure: Failure, holding: Holding, before: Grant | None) -> None:
         failure.trap(RefusedError)
@@ -194,6 +208,8 @@ class NodeLeases:
                 return
             self._connection.refuse_request(error, request.nonce)
         self._pay()
+        if before is not None:
+            self._visitors.admit_who_waited(holding, before.lease)
 
     def _pay(self) -> None:
         """Give the answers that waited for a grant."""
@@ -210,7 +226,7 @@ class NodeLeases:
         if request.nonce is not None:
             times, proved = self._factory.settings.times, holding.owner.identity.proved
             answer.expires_in_ms = int((times.proved_ttl if proved else times.ttl) * 1000)
-            answer.hold_ms = int(times.hold * 1000) if holding.mode == pb.MODE_STREAMS else 0
+            answer.hold_ms = int(self._hold_seconds(holding) * 1000)
             answer.generation = grant.generation
             answer.mode = cast("pb.Mode", holding.mode)
         self._connection.answer(Opcode.PROXY_RESPONSE, answer, request.nonce)
@@ -249,6 +265,8 @@ class NodeLeases:
             return
         if outcome != "moved":
             del self._holdings[lease.owner.origin]
+        if outcome == "taken_over" and self._waits(holding):
+            self._visitors.keep_waiting(holding, lease.port)  # for the one that has it now
         holding.close_visitors()
         if outcome == "moved":
             return  # as this node asked: the answer to its request names the new port
@@ -280,13 +298,11 @@ class NodeLeases:
         holdings, self._holdings = self._holdings, {}
         self._owed = []
         for holding in holdings.values():
+            if holding.grant is not None and self._waits(holding):
+                self._visitors.keep_waiting(holding, holding.grant.lease.port)
             holding.close_visitors()
             if holding.grant is not None:
-                self._factory.registry.holding_ended(
-                    holding.owner,
-                    holding.grant.generation,
-                    hold=self._waits(holding),
-                )
+                self._holding_ended(holding, holding.grant, hold=self._waits(holding))
 
     # -------------------------------------------------------------- visitors
 

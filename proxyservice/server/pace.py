@@ -176,7 +176,6 @@ class PacedRelayVisitor(RelayVisitor):
             self.transport.pauseProducing()
         self._pace.wait(self)
 
-    def connectionLost(self, reason: Any) -> None:  # type: ignore[override]  # Twisted's default value
-        """It waits no more."""
+    def _forgotten(self) -> None:
         self._pace.forget(self)
-        super().connectionLost(reason)
+        super()._forgotten()

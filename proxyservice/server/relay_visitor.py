@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from twisted.python.failure import Failure
 
@@ -14,6 +15,14 @@ from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.memory import Memory
 from proxyservice.wire.framing import HEADER_BYTES
 from proxyservice.wire.relay_check import RelayScanner
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What of a visitor's frame was in hand when its node went away."""
+
+    scanner: RelayScanner
+    memory_bytes: int
 
 
 class RelayVisitor(EagerProtocol):
@@ -29,7 +38,12 @@ class RelayVisitor(EagerProtocol):
         memory: Memory,
         refused: Callable[[str], None],
         gone: Callable[[RelayVisitor], None],
+        host: str,
+        port: int,
     ) -> None:
+        self.host = host
+        """The visitor's own address, canonical."""
+        self.port = port
         self._scanner = scanner
         self._outlet = outlet
         self._deadlines = deadlines
@@ -44,6 +58,12 @@ class RelayVisitor(EagerProtocol):
         self._over = False
         self._finishing = False  # the frame that is under way is the last
         self._waiting = False  # for a turn of the outlet, unread meanwhile
+
+    def connectionMade(self) -> None:
+        """The visitor is there; what it began with a former connection of the node goes on."""
+        if self._scanner.buffered_bytes:
+            self._count_memory()
+            self._watch_the_clock(begun_anew=True)
 
     def receiveRoom(self) -> int | memoryview:
         """Nothing is read while the node's connection is full: what waits stays in the kernel."""
@@ -72,11 +92,14 @@ class RelayVisitor(EagerProtocol):
         relayed = False
         try:
             for run in runs:
-                self._outlet.write(run)
-                relayed = True
+                if not self._over:  # else the node has gone meanwhile, and these frames with it
+                    self._outlet.write(run)
+                    relayed = True
         except FrameError as error:
             self._refused(str(error))
             self._end()
+            return
+        if self._over:
             return
         self._outlet.charge(self, received_bytes)
         self._count_memory()
@@ -161,14 +184,29 @@ class RelayVisitor(EagerProtocol):
         """The lease or its holder is gone."""
         self._end()
 
+    @property
+    def may_wait(self) -> bool:
+        """It can be given to another connection of its node."""
+        return not self._over and not self._finishing
+
+    def leave(self) -> Begun:
+        """Somebody else has the transport from now on, and what of a frame was begun."""
+        begun = Begun(self._scanner, self._counted_bytes)
+        self._forgotten()
+        return begun
+
     def _end(self) -> None:
         self._over = True
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
         """The visitor is gone; an unfinished frame goes with it."""
-        self._over = True
         self._scanner.close()
+        self._forgotten()
+
+    def _forgotten(self) -> None:
+        """Nobody hears of it any more."""
+        self._over = True
         self._memory.hold(self, 0)
         self._outlet.forget(self)
         self._deadlines.forget(self)

@@ -1,9 +1,9 @@
 """Where visitors wait while the node of a held lease is away.
 
-They are accepted and not read: what they say stays in the kernel. Waiting is
-bounded in number here, and in time by the hold: as soon as nobody listens on a
-port any more, whoever waits at it is turned away with RST. What a held lease
-is, and for how long, is the registry's.
+They are accepted and not read: what they say stays in the kernel, and that is
+little. Waiting is bounded in number here, and in time by the hold: as soon as
+nobody listens on a port any more, whoever waits at it is turned away with RST.
+What a held lease is, and for how long, is the registry's.
 """
 
 from __future__ import annotations
@@ -15,20 +15,43 @@ from twisted.python.failure import Failure
 
 from proxyservice.leases.registry import PortBinder
 from proxyservice.net.eager import EagerProtocol
+from proxyservice.net.receive_buffer import ReceiveBuffer
+from proxyservice.server.memory import Memory
+from proxyservice.server.relay_visitor import Begun
 
 
 class WaitingVisitor(EagerProtocol):
-    """A visitor that nobody serves yet; ``gone`` is called once if its socket closes here."""
+    """A visitor that nobody serves yet; ``gone`` is called once if its socket closes here.
 
-    def __init__(self, host: str, port: int, gone: Callable[[WaitingVisitor], None]) -> None:
+    ``mode`` is what the lease carries, None where that is not known. Of a visitor that was
+    served when its node went away ``begun`` has the frame that was not complete, whose bytes
+    count in ``memory``.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        mode: int | None,
+        gone: Callable[[WaitingVisitor], None],
+        begun: Begun | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         self.host = host
         """The visitor's own address, canonical."""
         self.port = port
+        self.mode = mode
+        self.begun = begun
         self._gone = gone
+        self._memory = memory
+        self._receive_buffer = ReceiveBuffer()
 
     def connectionMade(self) -> None:
         """The visitor is there, and is not read."""
         self.transport.pauseProducing()
+        self._receive_buffer.shrink(self.transport)
+        if self.begun is not None and self._memory is not None:
+            self._memory.hold(self, self.begun.memory_bytes)
 
     def receiveRoom(self) -> int:
         """Nothing: not a byte is taken that could not be handed on."""
@@ -37,6 +60,8 @@ class WaitingVisitor(EagerProtocol):
     def hand_to(self, protocol: Protocol) -> None:
         """From now on the visitor is this protocol's, as if it had just arrived."""
         transport = self.transport
+        self._forget_memory()
+        self._receive_buffer.restore(transport)
         transport.protocol = protocol
         protocol.makeConnection(transport)
         transport.resumeProducing()
@@ -45,9 +70,20 @@ class WaitingVisitor(EagerProtocol):
         """Nobody came for it."""
         self.transport.abortConnection()
 
+    def memory_short(self) -> None:
+        """Its unfinished frame is the largest of all."""
+        self.turn_away()
+
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
         """The socket is closed, for whatever reason."""
+        self._forget_memory()
+        if self.begun is not None:
+            self.begun.scanner.close()
         self._gone(self)
+
+    def _forget_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.hold(self, 0)
 
 
 class WaitingRoom:
@@ -57,19 +93,51 @@ class WaitingRoom:
         self._most = most
         self._most_per_port = most_per_port
         self._waiting: dict[int, dict[WaitingVisitor, None]] = {}  # in the order of arrival
+        self._modes: dict[int, int] = {}  # of held leases, by port
         self._closed = False
         self.count = 0
         """How many wait, in all."""
 
-    def admit(self, port: int, visitor_host: str, visitor_port: int) -> WaitingVisitor | None:
+    def hold(self, port: int, mode: int) -> None:
+        """The lease of this port is held; whoever comes now waits for a node in this mode."""
+        self._modes[port] = mode
+
+    def admit(
+        self, port: int, visitor_host: str, visitor_port: int, mode: int | None = None
+    ) -> WaitingVisitor | None:
         """The protocol of a visitor that may wait at this port; None turns it away."""
-        here = self._waiting.setdefault(port, {})
-        if self._closed or self.count >= self._most or len(here) >= self._most_per_port:
-            if not here:
-                del self._waiting[port]
+        if not self.has_room(port):
             return None
-        visitor = WaitingVisitor(visitor_host, visitor_port, lambda one: self._left(port, one))
-        here[visitor] = None
+        mode = self._modes.get(port) if mode is None else mode
+        return self._enter(
+            port,
+            WaitingVisitor(visitor_host, visitor_port, mode, lambda one: self._left(port, one)),
+        )
+
+    def keep(
+        self,
+        port: int,
+        visitor_host: str,
+        visitor_port: int,
+        mode: int,
+        begun: Begun,
+        memory: Memory,
+    ) -> WaitingVisitor:
+        """The same for a visitor that was served until now, when there is room for it."""
+        return self._enter(
+            port,
+            WaitingVisitor(
+                visitor_host, visitor_port, mode, lambda one: self._left(port, one), begun, memory
+            ),
+        )
+
+    def has_room(self, port: int) -> bool:
+        """One more may wait at this port."""
+        here = len(self._waiting.get(port, ()))
+        return not self._closed and self.count < self._most and here < self._most_per_port
+
+    def _enter(self, port: int, visitor: WaitingVisitor) -> WaitingVisitor:
+        self._waiting.setdefault(port, {})[visitor] = None
         self.count += 1
         return visitor
 
@@ -83,6 +151,7 @@ class WaitingRoom:
 
     def take(self, port: int) -> list[WaitingVisitor]:
         """Everybody who waits at this port, the first one first; they wait here no more."""
+        self._modes.pop(port, None)
         taken = list(self._waiting.pop(port, ()))
         self.count -= len(taken)
         return taken

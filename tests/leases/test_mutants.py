@@ -34,11 +34,9 @@ class ReleasesByKey(LeaseTable):
 class EndsWithoutGeneration(LeaseTable):
     """The end of any connection is the end of the holding."""
 
-    def holding_ended(
-        self, owner: Owner, generation: int, now: float, *, hold: bool = False
-    ) -> bool:
+    def holding_ended(self, owner: Owner, generation: int, now: float, **how: bool) -> bool:
         lease = self.of_owner(owner)
-        return super().holding_ended(owner, lease.generation if lease else 0, now, hold=hold)
+        return super().holding_ended(owner, lease.generation if lease else 0, now, **how)
 
 
 class KeepsNoQuarantine(LeaseTable):
