@@ -135,6 +135,10 @@ class LeaseRegistry(Service):
         lease = self._table.of_owner(owner)
         return None if lease is None else lease.port
 
+    def has_port(self) -> bool:
+        """An owner without a lease would find a port now, if it can be bound."""
+        return self._table.has_port(self._reactor.seconds())
+
     def can_have(self, owner: Owner, port: int) -> bool:
         """Whether the owner would get this very port now, if it can be bound."""
         try:

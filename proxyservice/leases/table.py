@@ -84,6 +84,10 @@ class LeaseTable:
         """For whom a port without a lease is kept in quarantine, and until when."""
         return self._unleased.kept(port)
 
+    def has_port(self, now: float) -> bool:
+        """An owner without a lease would find a port, if it can be bound."""
+        return self._unleased.any_left or self._leases.beyond_promise(now) is not None
+
     @property
     def leased_by(self) -> LeaseCounts:
         """How many leases identities and sources have; only to be read."""

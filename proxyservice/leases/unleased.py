@@ -64,6 +64,11 @@ class UnleasedPorts:
         first = self._quarantined.soonest()
         return None if first is None else first[1]
 
+    @property
+    def any_left(self) -> bool:
+        """Whoever comes would find one, though perhaps one in quarantine."""
+        return len(self._quarantined) > 0 or any(port not in self._reserved for port in self._free)
+
     def reserve(self, ports: frozenset[int]) -> list[int]:
         """From now on these are taken by their number alone; those whose state changed.
 

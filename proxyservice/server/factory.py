@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from proxyservice.errors import ProxyServiceError
-from proxyservice.leases.lease import Lease, LeaseQuota
+from proxyservice.leases.lease import Lease, LeaseQuota, Owner
 from proxyservice.leases.quota import counted_source
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.addresses import is_private
@@ -26,6 +26,7 @@ from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
 from proxyservice.server.memory import Memory
 from proxyservice.server.pace import UNHURRIED, Pace, PacedRelayVisitor
+from proxyservice.server.port_queue import PortQueue
 from proxyservice.server.refusals import RefusalLog
 from proxyservice.server.relay_visitor import Begun, RelayVisitor
 from proxyservice.server.rules import Rules
@@ -83,6 +84,7 @@ class MainFactory(Factory):
         self.refusals = RefusalLog(settings.limits.refusals_logged_a_second, now)
         self.gate = VisitorGate(settings, self.memory, now)
         self.takeovers = Takeovers(registry, deadlines, now, settings.limits)
+        self.port_queue = PortQueue(registry, deadlines, now, settings.limits)
         self.connections: set[MainConnection] = set()
         self._promised: set[MainConnection] = set()  # they have not asked for a port yet
         self.visitors = 0
@@ -171,6 +173,12 @@ class MainFactory(Factory):
         else:
             empty.callback(None)
         return empty
+
+    def wait_for_port(self, connection: MainConnection, owner: Owner, since: float | None) -> float:
+        """None is left, and this node cannot be told: its request waits, as in `PortQueue`."""
+        trusted = self.settings.trusts(connection.source)
+        source = None if trusted else counted_source(connection.source)
+        return self.port_queue.wait(connection.leases, owner, source, since)
 
     def quota(self, connection: MainConnection) -> LeaseQuota | None:
         """How many leases this node may have; None: any number."""

@@ -82,6 +82,11 @@ class ServiceLimits:
     # fill the room, and the room no more than the visitors of one busy lease.
     waiting_per_lease: int = 64
     waiting_visitors: int = 1024
+    # Requests of deployed nodes that wait for a port: they understand no refusal. Each costs a
+    # connection; after ten minutes an operator should have seen the log.
+    port_waiters: int = 256
+    port_waiters_per_source: int = 4
+    port_wait_seconds: float = 600.0
     # Lines of the log about nodes; as many about visitors. What a stranger can cause at will.
     refusals_logged_a_second: float = 20.0
     # Requests of one connection that wait for the store.

@@ -44,6 +44,8 @@ class NodeLeases:
         self._pending = 0
         self._owed: list[Callable[[], object]] = []  # answers that wait for a grant, in order
         self._back_in_seconds: float | None = None  # set: the service is about to stop
+        self._queued: Holding | None = None  # its request waits for a port
+        self._waits_since: float | None = None  # for a port, perhaps with a try meanwhile
         self._hold = True  # visitors may wait for this node when it goes
         self._visitors = LeaseVisitors(connection, factory, self.close_if_drained)
 
@@ -56,6 +58,11 @@ class NodeLeases:
     def any(self) -> bool:
         """A lease is held, or asked for."""
         return bool(self._holdings)
+
+    @property
+    def waits_for_port(self) -> bool:
+        """None was left for this node of part A: it is answered when there is one."""
+        return self._queued is not None
 
     @property
     def pending(self) -> bool:
@@ -75,7 +82,7 @@ class NodeLeases:
         if part_b and self._back_in_seconds is not None:
             why = "the relay is about to stop"
             raise RefusedError(pb.REFUSAL_DRAINING, why, self._back_in_seconds)
-        holding = self._holdings.get(request.origin) if part_b else self._only()
+        holding = self._holdings.get(request.origin) if part_b else self._only() or self._queued
         if holding is None:
             self._check_mode(request, None)
             identity = self._connection.identity
@@ -127,6 +134,7 @@ class NodeLeases:
     def _acquire(self, holding: Holding, request: LeaseRequest) -> Deferred[Grant]:
         if self._holdings.get(holding.owner.origin) is not holding:
             raise RefusedError(pb.REFUSAL_SUPERSEDED, "the request is over")  # nobody hears it
+        self._factory.port_queue.serve()
         if not self._factory.take_port(self._connection):
             why = "the relay has no descriptor left for another port"
             raise RefusedError(pb.REFUSAL_EXHAUSTED, why, FULL_RETRY_SECONDS)
@@ -153,6 +161,7 @@ class NodeLeases:
             self._ended_meanwhile(holding, grant)
             return
         holding.grant = grant
+        self._waits_since = None
         requests, holding.waiting = holding.waiting, []
         for request in requests:
             self._announce(holding, grant, request)
@@ -201,6 +210,9 @@ class NodeLeases:
         holding.grant = before
         if before is None:
             del self._holdings[holding.owner.origin]
+        if error.code == pb.REFUSAL_EXHAUSTED and self._connection.handshake is None:
+            self._wait_for_port(holding, requests, error)
+            return
         left_without = error.code == pb.REFUSAL_SUPERSEDED and not self._holdings
         for request in requests:
             if request.nonce is None or left_without:
@@ -210,6 +222,29 @@ class NodeLeases:
         self._pay()
         if before is not None:
             self._visitors.admit_who_waited(holding, before.lease)
+
+    def _wait_for_port(
+        self, holding: Holding, requests: list[LeaseRequest], error: RefusedError
+    ) -> None:
+        self._queued, holding.waiting = holding, requests
+        self._pay()
+        connection, since = self._connection, self._waits_since
+        if since is None:
+            self._factory.refusals.waits(connection.source, error.reason)
+        self._waits_since = self._factory.wait_for_port(connection, holding.owner, since)
+
+    def ask_again(self) -> None:
+        """There may be a port for the request that waits."""
+        holding, self._queued = self._queued, None
+        assert holding is not None, "nothing waits"
+        self._holdings[holding.owner.origin] = holding
+        self._ask(holding, holding.waiting.pop(0))
+
+    def waited_in_vain(self, error: RefusedError) -> None:
+        """The request that waits is not answered."""
+        self._queued = None
+        self._factory.refused(self._connection, error)
+        self._connection.close()
 
     def _pay(self) -> None:
         """Give the answers that waited for a grant."""
@@ -295,6 +330,8 @@ class NodeLeases:
         Without `hold` its ports are closed now, and nobody waits for the node.
         """
         self._hold = self._hold and hold
+        self._queued = None
+        self._factory.port_queue.forget(self)
         holdings, self._holdings = self._holdings, {}
         self._owed = []
         for holding in holdings.values():

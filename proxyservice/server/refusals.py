@@ -39,6 +39,13 @@ class RefusalLog:
         if self._admits("nodes"):
             log.info("refused {source}: {reason}", source=printable(source), reason=_short(reason))
 
+    def waits(self, source: str, reason: str) -> None:
+        """A node at this address asked for a port, which it cannot have now."""
+        if self._admits("requests that wait"):
+            log.info(
+                "the request of {source} waits for a port: {reason}", source=source, reason=reason
+            )
+
     def visitor(self, port: int, reason: str) -> None:
         """A visitor was turned away or closed."""
         if self._admits("visitors"):

@@ -57,8 +57,18 @@ def _proof(node: MainConnection, message: pb.Message) -> None:
 
 def _keepalive(node: MainConnection, message: pb.Message) -> None:
     _check_identity(node, message.sender)
-    if node.leases.any or (node.handshake is not None and node.identity is not None):
-        _answer_in_order(node, partial(node.answer, Opcode.KEEPALIVE_RESPONSE))
+    if _hears_keepalives(node):
+        _answer_in_order(node, partial(_answer_keepalive, node))
+
+
+def _hears_keepalives(node: MainConnection) -> bool:
+    return node.leases.any or (node.handshake is not None and node.identity is not None)
+
+
+def _answer_keepalive(node: MainConnection) -> None:
+    """By now its request may have been refused, or wait for a port."""
+    if _hears_keepalives(node):
+        node.answer(Opcode.KEEPALIVE_RESPONSE)
 
 
 def _metric(node: MainConnection, message: pb.Message) -> None:

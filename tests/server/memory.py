@@ -154,6 +154,7 @@ class MemoryRelay:
             "visitors": factory.visitors,
             "visitors by source": len(factory.gate._open_of),
             "waiting": factory.waiting_room.count,
+            "waiting for a port": len(factory.port_queue),
             "strangers": len(factory._strangers),
             "bytes": factory.memory.held_bytes,
             "deadlines": sum(isinstance(one, MainConnection) for one in self.deadlines._due),
