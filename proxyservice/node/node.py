@@ -27,6 +27,7 @@ from proxyservice.node.known_relays import KnownRelays
 from proxyservice.node.lease import NodeLease
 from proxyservice.node.leases import NodeLeases
 from proxyservice.node.messages import Received, encode_application_message
+from proxyservice.node.peer_answers import PeerAnswers
 from proxyservice.node.peers import PeerLinks
 from proxyservice.node.streams import Acceptor, Visit
 from proxyservice.node.tls import TLSTrust
@@ -44,8 +45,9 @@ class Node(Service):
     with a key proves itself, and its addresses are kept for that key; by
     default the node claims a random one. ``legacy``: speak part A only, which
     every server of the deployed protocol understands; a relay that is known to
-    speak part B hears part B all the same. Raises StartError for servers that
-    cannot be read.
+    speak part B hears part B all the same. ``answers_peers``: a peer that
+    asks hears Pong, KeepaliveResponse or AsyncAckResponse, for which its address
+    is dialled. Raises StartError for servers that cannot be read.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Node(Service):
         events: NodeEvents | None = None,
         legacy: bool = False,
         trust: TLSTrust | None = None,
+        answers_peers: bool = True,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -79,6 +82,7 @@ class Node(Service):
             self._events,
             reactor,
         )
+        self._answers = PeerAnswers(self._answer, reactor) if answers_peers else None
         self._listeners: list[Callable[[Received], None]] = []
         self._message_nonces = count(1)
         self.error: ProxyServiceError | None = None
@@ -142,18 +146,34 @@ class Node(Service):
         concerns this peer alone. Delivery is at most once; order is kept per
         peer. Raises ValueError for an address that is none.
         """
-        frame = encode_application_message(
-            self._settings.network_id,
+        frame = self._message(
             opcode,
             payload,
-            sender=self.identity.sender,
-            message_nonce=next(self._message_nonces),
             request_nonce=request_nonce,
             reply=reply,
             message_id=message_id,
             wants_ack=wants_ack,
         )
         return self._peers.send(address, frame)
+
+    def _answer(
+        self, address: str, opcode: int, payload: bytes, request_nonce: int
+    ) -> Deferred[None]:
+        """What `PeerAnswers` says; `address` can be dialled."""
+        frame = self._message(
+            opcode, payload, request_nonce=request_nonce, reply=request_nonce != 0
+        )
+        return self._peers.answer(address, frame)
+
+    def _message(self, opcode: int, payload: bytes, **fields: Any) -> bytes:
+        return encode_application_message(
+            self._settings.network_id,
+            opcode,
+            payload,
+            sender=self.identity.sender,
+            message_nonce=next(self._message_nonces),
+            **fields,
+        )
 
     # --------------------------------------------------------------- service
 
@@ -221,7 +241,10 @@ class Node(Service):
             self._leases.lost(request_nonce, error)
 
     def message_received(self, message: Received) -> None:
-        """Tell the listeners; what they raise is logged and goes no further."""
+        """Answer what it asks for; tell the listeners: what they raise goes no further."""
+        lease = self._leases.first(pb.MODE_MESSAGES)
+        if self._answers is not None and self.running and lease is not None and lease.granted:
+            self._answers.heard(message, lease.address)
         for listener in list(self._listeners):
             try:
                 listener(message)

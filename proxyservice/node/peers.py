@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
@@ -26,6 +26,19 @@ IDLE_SECONDS = 60.0
 
 CONNECTIONS = 256
 """Peers connected at once; beyond, the one least recently used is closed."""
+
+ANSWERED = 128
+"""Of these so many to peers that were only answered: whoever asks may name any address, and must
+not close the connections that the application uses."""
+
+ANSWERS_DIALLED = 64
+"""So many addresses are dialled at a time in order to answer; beyond, answers are not given."""
+
+ANSWER_SECONDS = 10.0
+"""For an address to take such a connection; peers wait 30 seconds for a Pong."""
+
+ANSWERS_UNSENT_BYTES = 64 * 1024
+"""Answers that may wait for one peer."""
 
 UNSENT_BYTES = 128 * 1024 * 1024
 """What may wait for one peer: two frames of the largest usual size."""
@@ -50,18 +63,43 @@ class PeerLinks:
 
         A relay acknowledges nothing: that the peer has it is not said.
         """
+        link = self._link(address)
+        link.only_answers = False
+        return link.send(frame)
+
+    def answer(self, address: str, frame: bytes) -> Deferred[None]:
+        """The same for something that the peer has asked for: given up where it costs much."""
+        link = self._links.get(address)
+        if link is None:
+            dialled = sum(one.only_answers and one.dialling for one in self._links.values())
+            if dialled >= ANSWERS_DIALLED:
+                return _not_sent(address, "too many others are dialled")
+            link = self._link(address, only_answers=True)
+            link.give_up_after(ANSWER_SECONDS)
+        elif link.unsent_bytes + len(frame) > ANSWERS_UNSENT_BYTES:
+            return _not_sent(address, "does not take what it is sent")
+        else:
+            self._links.move_to_end(address)
+        return link.send(frame)
+
+    def _link(self, address: str, *, only_answers: bool = False) -> _Link:
         link = self._links.get(address)
         if link is None:
             link = self._links[address] = _Link(address, self._clock, self._events, self._gone)
+            link.only_answers = only_answers
             link.dial(self._dial(address))
             self._make_room()
         if address in self._links:
             self._links.move_to_end(address)
-        return link.send(frame)
+        return link
 
     def _make_room(self) -> None:
+        answered = [one for one in self._links.values() if one.only_answers]
+        if len(answered) > ANSWERED:
+            answered[0].close("closed for other peers")
         if len(self._links) > CONNECTIONS:
-            next(iter(self._links.values())).close("closed for other peers")
+            least_used = next(iter(answered or self._links.values()))
+            least_used.close("closed for other peers")
 
     def _gone(self, link: _Link) -> None:
         if self._links.get(link.address) is link:
@@ -89,9 +127,38 @@ class _Link(Protocol):
         self._unsent: list[tuple[bytes, Deferred[None]]] = []  # before the connection is there
         self._leaving: list[tuple[int, Deferred[None]]] = []  # written, in the transport's queue
         self._unsent_bytes = 0
+        self.only_answers = False
+        """The application has sent nothing here."""
         self._idle: Any = clock.callLater(IDLE_SECONDS, self.close, "idle")
         self._attempt: Deferred[Any] | None = None
+        self._giving_up: Any = None
         self._over = False
+
+    @property
+    def dialling(self) -> bool:
+        """It is not there yet."""
+        return self.transport is None and not self._over
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for the peer."""
+        return self._unsent_bytes
+
+    def give_up_after(self, seconds: float) -> None:
+        """An answer is not worth a longer wait for the connection."""
+        if self.dialling:
+            self._giving_up = self._clock.callLater(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        self._giving_up = None
+        if self.only_answers:
+            self.close("it takes no connection")
+
+    def _wait_on(self) -> None:
+        """It is there, or will not be."""
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
 
     def dial(self, endpoint: IStreamClientEndpoint) -> None:
         """Connect; failing fails what waits."""
@@ -103,6 +170,7 @@ class _Link(Protocol):
         if self._over:
             self.transport.abortConnection()
             return
+        self._wait_on()
         self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self._events.peer_connected(self.address, host_port_of(self.transport.getHost()))
@@ -167,6 +235,7 @@ class _Link(Protocol):
         if self._over:
             return
         self._over = True
+        self._wait_on()
         self._gone(self)
         if self._idle.active():
             self._idle.cancel()
@@ -175,3 +244,7 @@ class _Link(Protocol):
         error = UnreachableError(f"peer {self.address} cannot be reached: {why}")
         for sent in waiting:
             sent.errback(Failure(error))
+
+
+def _not_sent(address: str, why: str) -> Deferred[None]:
+    return fail(UnreachableError(f"peer {address} is not answered: {why}"))
