@@ -7,6 +7,7 @@ import fcntl
 import select
 import signal
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
@@ -459,4 +460,37 @@ def test_a_visitor_that_waited_is_fast_again(real_relay: Relay) -> None:
     back.sendall(keepalive(1))
     assert receive_message(back).opcode == Opcode.KEEPALIVE_RESPONSE
     for one in (comes, back):
+        one.close()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("how", ["resets", "ends"])
+def test_who_comes_and_goes_takes_no_place(real_relay: Relay, how: str) -> None:
+    node, port = register(real_relay)
+    node.close()
+    real_relay.wait_for(r"node gone from port .*")
+    for _ in range(200):
+        gone = socket.create_connection(("127.0.0.1", port), timeout=20)
+        if how == "resets":
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
+    stays = socket.create_connection(("127.0.0.1", port), timeout=20)
+    stays.sendall(application_frame(b"still here"))
+    back, _ = register(real_relay)
+    assert receive_message(back).message.endswith(b"still here")
+    for one in (stays, back):
+        one.close()
+
+
+@pytest.mark.process
+def test_who_waits_keeps_its_place(real_relay: Relay) -> None:
+    node, port = register(real_relay)
+    node.close()
+    real_relay.wait_for(r"node gone from port .*")
+    waiting = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(64)]
+    late = socket.create_connection(("127.0.0.1", port), timeout=20)
+    with pytest.raises(ConnectionResetError):
+        late.recv(1)
+    assert not select.select(waiting, [], [], 0)[0]
+    for one in waiting:
         one.close()

@@ -94,7 +94,9 @@ class Ledger:
                 self._not_restored(known)
             elif lease.port != known.port:
                 assert not known.told, f"{self._name(known.owner)} comes back on {lease.port}"
-                assert known.before is not None, "it was never there"
+                if known.before is None:  # nor was the end of what it had before stored
+                    del self.leases[known.owner]
+                    continue
                 assert known.before[0] == lease.port, "it was never there"
                 known.port, known.told = known.before
         for lease in table:
@@ -161,6 +163,11 @@ class Ledger:
         if owner not in self.leases:
             self._given_back.add(owner)
 
+    def check_no_port_is_left(self) -> None:
+        """Somebody waits for one."""
+        left = self._certainly_free()
+        assert not left or self._world.disk.failing, f"somebody waits for a port, {left} is free"
+
     # -------------------------------------------------------- after each turn
 
     def observe(self) -> None:
@@ -185,7 +192,8 @@ class Ledger:
         self._left_over = self._certainly_free()
         for known in gone:
             self._ended(known)
-        for lease in found.values():
+        # One turn may have granted several: who asks lets those that waited come first.
+        for lease in sorted(found.values(), key=lambda one: one.generation):
             if lease.owner in self.leases:
                 self._changed(relay, self.leases[lease.owner], lease)
             else:

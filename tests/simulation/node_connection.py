@@ -26,6 +26,7 @@ ANSWER_SECONDS = 150.0
 class NodeConnection(Peer):
     def __init__(self, node: Node, source: str) -> None:
         self.node, self.world = node, node.world
+        self.began_at = node.world.timeline.now
         self.told: dict[str, int] = {}
         """What it was granted here, by origin address."""
         self.wanted: set[int] = set()
@@ -108,6 +109,10 @@ class NodeConnection(Peer):
 
     def _must_be_answered(self, nonce: int) -> None:
         lost = self.over or self.line.dark or self.closing
+        if self.node.key is None and not lost and nonce in self._asked:
+            self.world.check_waits(self)  # no port is left
+            self.world.timeline.after(ANSWER_SECONDS, self._must_be_answered, nonce)
+            return
         assert lost or nonce not in self._asked, f"{self.name} got no answer"
 
     # ---------------------------------------------------------- what it hears
@@ -130,8 +135,14 @@ class NodeConnection(Peer):
     def _check_relayed(self, body: bytes, raw: bytes) -> None:
         visitor, frame = (int(word) for word in body.split(b" ", 2)[:2])
         assert raw == self.world.relayed[visitor, frame], "a frame was changed on its way"
-        expected = self._relayed.get(visitor, 0)
+        # What was on its way to a former connection may be lost, and may be seen late.
+        expected = self._relayed.get(visitor, frame)
         assert frame == expected, f"frame {frame} of visitor {visitor}, not {expected}"
+        assert (visitor, frame) not in self.world.delivered, f"frame {frame} of {visitor} twice"
+        if visitor in self.world.first_heard and self.world.first_heard[visitor] is not self:
+            self.world.fates["goes on"] = self.world.fates.get("goes on", 0) + 1
+        self.world.first_heard.setdefault(visitor, self)
+        self.world.delivered.add((visitor, frame))
         self._relayed[visitor] = frame + 1
         self.world.fates["relayed"] = self.world.fates.get("relayed", 0) + 1
 

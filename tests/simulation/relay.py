@@ -23,7 +23,7 @@ from tests.simulation.network import HOST
 from tests.simulation.reactor import Reactor
 
 MAIN_PORT = 6008
-TIMES = LeaseTimes(ttl=300.0, proved_ttl=1200.0, hold=10.0, quarantine=240.0)
+TIMES = LeaseTimes(ttl=300.0, proved_ttl=1200.0, hold=10.0, quarantine=240.0, hold_messages=25.0)
 KEEPALIVE_SECONDS = 60.0
 DRAIN_SECONDS = 30.0
 RELAY_ID = bytes(32)

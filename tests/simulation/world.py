@@ -59,6 +59,8 @@ class World:
         self.addresses: dict[int, int] = {}  # what visitors know: ports with their modes
         self.connections: dict[int, NodeConnection] = {}
         self.relayed: dict[tuple[int, int], bytes] = {}
+        self.delivered: set[tuple[int, int]] = set()
+        self.first_heard: dict[int, NodeConnection] = {}  # by visitors that sent messages
         self.fates: dict[str, int] = {}
         self.killed_at = -1.0
         self.nodes = [Node(self, 1, proves=False), Node(self, 2, proves=True)]
@@ -249,6 +251,19 @@ class World:
             )
             for at, what in self._trace
         )
+
+    def check_waits(self, connection: NodeConnection) -> None:
+        """A node of part A is not answered: the service must know, and have no port for it."""
+        if self.relay is None or connection.began_at <= self.killed_at:
+            return  # nobody knows of it any more
+        self.fates["waits for a port"] = self.fates.get("waits for a port", 0) + 1
+        waiting = [
+            one.transport.getPeer().port
+            for one in self.relay.factory.connections
+            if one.leases.waits_for_port
+        ]
+        assert connection.number in waiting, f"{connection.name} got no answer, and does not wait"
+        self.ledger.check_no_port_is_left()
 
     def name_of(self, owner: Owner) -> str:
         name = next(one.name for one in self.nodes if one.identity == owner.identity)
