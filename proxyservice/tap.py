@@ -22,6 +22,7 @@ from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.store import LeaseStore, store_url
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.options import NO_BUSY_POLL, PluginOptions
+from proxyservice.ownership import check_directory
 from proxyservice.process import (
     ExplainedStart,
     exit_cleanly_on_signals,
@@ -39,11 +40,12 @@ from proxyservice.server.main_ports import MainPort
 from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.relay_id import relay_id
-from proxyservice.server.service import ProxyService, StateLock
+from proxyservice.server.service import ProxyService
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.tls import ServerCertificate
 from proxyservice.server.waiting_room import WaitedPorts, WaitingRoom
 from proxyservice.state import state_directory
+from proxyservice.state_lock import StateLock
 from proxyservice.units import parse_duration, parse_port_range, parse_size
 
 log = Logger()
@@ -296,8 +298,11 @@ def make_state_directory(option: str) -> Path:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError("not writable")
+        check_directory(directory)
     except OSError as error:
         raise usage.UsageError(f"--state-dir {directory}: {error.strerror or error}") from None
+    except StartError as error:
+        raise usage.UsageError(f"--state-dir: {error}") from None
     return directory
 
 

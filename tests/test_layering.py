@@ -20,10 +20,16 @@ PACKAGE = Path(proxyservice.__file__).parent
 MAY_IMPORT = {
     "wire": {"wire", "errors", "text"},
     "streams": {"streams", "wire", "errors", "text"},
-    "leases": {"leases", "wire", "errors", "units", "text", "files"},
+    "leases": {"leases", "wire", "errors", "units", "text", "files", "ownership"},
     "net": {"net", "streams", "wire", "errors", "units", "text"},
-    "server": {"server", "leases", "net", "streams", "wire", "errors", "units", "text", "files"},
-    "node": {"node", "net", "streams", "wire", "errors", "units", "state", "text", "files"},
+    "server": {
+        *("server", "leases", "net", "streams", "wire", "errors", "units", "text", "files"),
+        *("ownership", "state_lock"),
+    },
+    "node": {
+        *("node", "net", "streams", "wire", "errors", "units", "state", "text", "files"),
+        "ownership",
+    },
     "web": {"web", "server", "leases", "net", "wire", "errors", "units", "text"},
     "errors.py": {"text"},
     "units.py": set(),
@@ -35,6 +41,8 @@ MAY_IMPORT = {
     "process.py": {"errors", "net", "standard_streams", "twistd_log"},
     "twistd_log.py": {"errors", "output", "standard_streams", "text"},
     "state.py": {"errors"},
+    "ownership.py": {"errors"},
+    "state_lock.py": {"errors", "ownership"},
     "__init__.py": set(),
 }
 """Each folder (or module of its own) and the parts of this package that it may know."""

@@ -15,10 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from proxyservice.errors import StoreError
+from proxyservice.errors import StartError, StoreError
 from proxyservice.leases.lease import Identity, Owner
 from proxyservice.leases.rows import Batch, PastLease, Row
 from proxyservice.leases.schema import SCHEMA_VERSION, clock, history, leases, prepare
+from proxyservice.ownership import check_directory, check_own
 
 LOCKED_SECONDS = 2.0
 """How long to wait for another program's lock; a node gives up after 3 s (docs/protocol.md)."""
@@ -80,6 +81,8 @@ class LeaseStore:
         path = self._path
         existed = path is None or path.exists()
         with self._errors("opened"):
+            if path is not None:
+                _refuse_others(path)
             if path is not None and existed and path.stat().st_size == 0:
                 raise StoreError("it is empty, and was not; restore it, or remove it to start anew")
             self._engine = engine_of(lambda: connect(path or ":memory:"))
@@ -154,6 +157,15 @@ class LeaseStore:
     def _errors(self, what: str) -> Iterator[None]:
         with store_errors(self._path, what):
             yield
+
+
+def _refuse_others(path: Path) -> None:
+    """Raises StoreError where other users could say who has which port."""
+    try:
+        check_directory(path.parent)  # the log beside it is written there, too
+        check_own(path)
+    except StartError as error:
+        raise StoreError(str(error)) from None
 
 
 def engine_of(connection: Callable[[], sqlite3.Connection]) -> sa.Engine:

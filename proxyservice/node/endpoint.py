@@ -32,6 +32,7 @@ from proxyservice.node.state import KEY_FILE, KNOWN_RELAYS_FILE, state_directory
 from proxyservice.node.streams import FactoryAcceptor, Visit, tcp_address
 from proxyservice.node.tls import TLSTrust, parse_pin
 from proxyservice.node.tokens import find_token
+from proxyservice.ownership import check_directory
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.text import argument_text
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -171,11 +172,13 @@ class _SharedNode:
     ) -> None:
         self._key = key
         self._reactor = reactor
+        directory = state_directory()
+        check_directory(directory)
         self.node = Node(
             servers,
             reactor=reactor,
             identity=NodeIdentity(key=self._key_in(key[2]), token=token),
-            known_relays=KnownRelays(state_directory() / KNOWN_RELAYS_FILE),
+            known_relays=KnownRelays(directory / KNOWN_RELAYS_FILE),
         )
         self._leases: dict[str, NodeLease] = {}
         self._listening = 0

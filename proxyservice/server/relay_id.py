@@ -8,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from proxyservice.errors import StartError
+from proxyservice.files import create_private
+from proxyservice.ownership import open_own
 
 SECRET_FILE = "relay.secret"  # noqa: S105 - a file name
 SECRET_BYTES = 32
@@ -29,14 +31,10 @@ def relay_id(directory: Path) -> bytes:
 
 
 def _read_or_make(path: Path) -> bytes:
-    if path.exists():
-        return path.read_bytes()
-    secret = secrets.token_bytes(SECRET_BYTES)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secret)
-        file.flush()
-        os.fsync(descriptor)
-    partial.replace(path)
-    return secret
+    try:
+        with os.fdopen(open_own(path, os.O_RDONLY, secret=True), "rb") as file:
+            return file.read(SECRET_BYTES + 1)
+    except FileNotFoundError:
+        secret = secrets.token_bytes(SECRET_BYTES)
+        create_private(path, secret)
+        return secret

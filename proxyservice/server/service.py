@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -26,40 +23,12 @@ from proxyservice.server.main_ports import MainPort
 from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.tls import ServerCertificate
+from proxyservice.state_lock import StateLock
 
 TICK_SECONDS = 0.25
 """How exactly deadlines are kept; the shortest is one second."""
 
 log = Logger()
-
-
-class StateLock:
-    """One service per state directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "lock"
-        self._descriptor = -1
-
-    def take(self) -> None:
-        """Raises StartError, naming the process that has it."""
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(self._descriptor, 20).decode(errors="replace").strip() or "unknown"
-            self.release()
-            raise StartError(
-                f"{self._path.parent} is in use by process {holder}; "
-                "stop it or choose another --state-dir"
-            ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, b"%d\n" % os.getpid())
-
-    def release(self) -> None:
-        """Let the next service in."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
 
 class ProxyService(Service):

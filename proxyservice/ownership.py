@@ -1,0 +1,103 @@
+"""Whether what a process keeps is its own alone: who else may write where it keeps leases and keys.
+
+Whoever can change the state directory is the relay, or has the node's address.
+So a directory or file that other users can change is refused and never repaired
+in silence. Knows owners, modes and links, and nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from proxyservice.errors import StartError
+
+ROOT = 0
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
+
+HAS_OWNERS = hasattr(os, "geteuid")
+"""Windows has neither these owners nor these modes; there nothing is checked."""
+
+_ONE_FILE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
+"""A link is not followed, and a pipe that lies there is not waited for."""
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a state directory that other users can change. Raises StartError.
+
+    It may be a link, as systemd's /var/lib/NAME is one: then what it leads to counts.
+    One that is not there is not refused.
+    """
+    if not HAS_OWNERS:
+        return
+    try:
+        found = directory.resolve(strict=True)
+        _check_owner(directory.lstat(), directory)
+        _check_owner(found.stat(), found)
+        if found.stat().st_mode & OTHERS_WRITE:
+            raise StartError(f"other users can write to {found}; do: chmod go-w {found}")
+        for parent in found.parents:
+            mode = parent.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                raise StartError(
+                    f"other users can replace {found}: everybody can write to {parent}; "
+                    f"choose another place, or do: chmod o-w {parent}"
+                )
+    except FileNotFoundError:
+        return
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        why = getattr(error, "strerror", None) or "it is a link that leads nowhere"
+        raise StartError(f"cannot look at {directory}: {why}") from None
+
+
+def open_own(path: Path, flags: int, *, secret: bool = False) -> int:
+    """Open a file of the state directory, mode 0600 where it is made.
+
+    Raises OSError, and StartError for a link, for what is no file, and for a file that
+    other users own or can write; with ``secret`` also for one that they can read.
+    """
+    _check_link(path)
+    descriptor = os.open(path, flags | _ONE_FILE, 0o600)
+    try:
+        _check_file(os.fstat(descriptor), path, secret)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_own(path: Path) -> None:
+    """The same of a file that a library opens by its name; it may be missing. Raises StartError."""
+    _check_link(path)
+    try:
+        _check_file(path.stat(), path, secret=False)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StartError(f"cannot look at {path}: {error.strerror}") from None
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StartError(f"{path} is a link; remove it, and put the file itself there")
+
+
+def _check_file(found: os.stat_result, path: Path, secret: bool) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise StartError(f"{path} is no file; move it away")
+    if not HAS_OWNERS:
+        return
+    _check_owner(found, path)
+    if found.st_mode & (OTHERS_MAY if secret else OTHERS_WRITE):
+        may, change = ("read", "go-rwx") if secret else ("write to", "go-w")
+        raise StartError(f"other users can {may} {path}; do: chmod {change} {path}")
+
+
+def _check_owner(found: os.stat_result, path: Path) -> None:
+    if found.st_uid not in (os.geteuid(), ROOT):
+        raise StartError(
+            f"{path} belongs to user {found.st_uid}, and this process runs as user "
+            f"{os.geteuid()}; run it as that user, or do: chown {os.geteuid()} {path}"
+        )
