@@ -24,18 +24,19 @@ _ONE_FILE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O
 """A link is not followed, and a pipe that lies there is not waited for."""
 
 
-def check_directory(directory: Path) -> None:
+def check_directory(directory: Path, *, as_root: bool = False) -> None:
     """Refuse a state directory that other users can change. Raises StartError.
 
     It may be a link, as systemd's /var/lib/NAME is one: then what it leads to counts.
-    One that is not there is not refused.
+    One that is not there is not refused. With ``as_root`` root may work for its owner.
     """
     if not HAS_OWNERS:
         return
     try:
         found = directory.resolve(strict=True)
-        _check_owner(directory.lstat(), directory)
-        _check_owner(found.stat(), found)
+        owner = found.stat().st_uid if as_root and os.geteuid() == ROOT else None
+        _check_owner(directory.lstat(), directory, owner)
+        _check_owner(found.stat(), found, owner)
         if found.stat().st_mode & OTHERS_WRITE:
             raise StartError(f"other users can write to {found}; do: chmod go-w {found}")
         for parent in found.parents:
@@ -52,16 +53,17 @@ def check_directory(directory: Path) -> None:
         raise StartError(f"cannot look at {directory}: {why}") from None
 
 
-def open_own(path: Path, flags: int, *, secret: bool = False) -> int:
+def open_own(path: Path, flags: int, *, secret: bool = False, owner: int | None = None) -> int:
     """Open a file of the state directory, mode 0600 where it is made.
 
     Raises OSError, and StartError for a link, for what is no file, and for a file that
     other users own or can write; with ``secret`` also for one that they can read.
+    An ``owner`` is as good as the user of this process.
     """
     _check_link(path)
     descriptor = os.open(path, flags | _ONE_FILE, 0o600)
     try:
-        _check_file(os.fstat(descriptor), path, secret)
+        _check_file(os.fstat(descriptor), path, secret, owner)
     except BaseException:
         os.close(descriptor)
         raise
@@ -84,19 +86,19 @@ def _check_link(path: Path) -> None:
         raise StartError(f"{path} is a link; remove it, and put the file itself there")
 
 
-def _check_file(found: os.stat_result, path: Path, secret: bool) -> None:
+def _check_file(found: os.stat_result, path: Path, secret: bool, owner: int | None = None) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise StartError(f"{path} is no file; move it away")
     if not HAS_OWNERS:
         return
-    _check_owner(found, path)
+    _check_owner(found, path, owner)
     if found.st_mode & (OTHERS_MAY if secret else OTHERS_WRITE):
         may, change = ("read", "go-rwx") if secret else ("write to", "go-w")
         raise StartError(f"other users can {may} {path}; do: chmod {change} {path}")
 
 
-def _check_owner(found: os.stat_result, path: Path) -> None:
-    if found.st_uid not in (os.geteuid(), ROOT):
+def _check_owner(found: os.stat_result, path: Path, owner: int | None) -> None:
+    if found.st_uid not in (os.geteuid(), ROOT, owner):
         raise StartError(
             f"{path} belongs to user {found.st_uid}, and this process runs as user "
             f"{os.geteuid()}; run it as that user, or do: chown {os.geteuid()} {path}"

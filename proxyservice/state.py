@@ -34,3 +34,21 @@ def _state_home() -> Path:
             "this user has no home directory to keep state in; "
             "set STATE_DIRECTORY, XDG_STATE_HOME or HOME"
         ) from None
+
+
+RESTORED = "restored"
+"""Folder in a state directory where a restore puts what options had named elsewhere."""
+
+RESTORING = ".restoring"
+"""Folder in a state directory where a restore has what is not all in its place yet."""
+
+
+def refuse_unfinished(directory: Path) -> None:
+    """Raise StartError for a directory in which a restore was interrupted: half of it is missing.
+
+    Without this a service would start without its leases, or as another relay.
+    """
+    if os.path.lexists(directory / RESTORING):
+        raise StartError(
+            f"{directory} is only half restored; empty it, and run `proxyservice restore` again"
+        )

@@ -13,16 +13,22 @@ LOCK_FILE = "lock"
 
 
 class StateLock:
-    """Held from `take` to `release`; the kernel lets go of it when the process dies."""
+    """Held from `take` to `release`; the kernel lets go of it when the process dies.
 
-    def __init__(self, directory: Path) -> None:
+    ``owner``: of the directory, for whom root may hold it; the lock then stays his.
+    """
+
+    def __init__(self, directory: Path, owner: int | None = None) -> None:
         self._path = directory / LOCK_FILE
+        self._owner = owner
         self._descriptor = -1
 
     def take(self) -> None:
         """Raises StartError, naming the process that has it."""
         try:
-            self._descriptor = open_own(self._path, os.O_RDWR | os.O_CREAT)
+            self._descriptor = open_own(self._path, os.O_RDWR | os.O_CREAT, owner=self._owner)
+            if self._owner not in (None, os.geteuid()):
+                os.fchown(self._descriptor, self._owner, -1)
         except OSError as error:
             raise StartError(f"cannot open {self._path}: {error.strerror}") from None
         try:

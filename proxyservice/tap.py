@@ -30,6 +30,7 @@ from proxyservice.process import (
     prepare_reactor,
     tell_version,
 )
+from proxyservice.running import Running
 from proxyservice.server.access import Access
 from proxyservice.server.claims import Claimed
 from proxyservice.server.descriptors import Descriptors
@@ -44,7 +45,7 @@ from proxyservice.server.service import ProxyService
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.tls import ServerCertificate
 from proxyservice.server.waiting_room import WaitedPorts, WaitingRoom
-from proxyservice.state import state_directory
+from proxyservice.state import refuse_unfinished, state_directory
 from proxyservice.state_lock import StateLock
 from proxyservice.units import parse_duration, parse_port_range, parse_size
 
@@ -158,6 +159,8 @@ CLAIMS_ALLOWED = (
 )
 
 TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
+FILE_OPTIONS = (*TLS_OPTIONS, "token-file", "policy")
+"""What these name is in a backup, too."""
 
 
 SYSTEMD_ENDPOINTS = (
@@ -299,6 +302,7 @@ def make_state_directory(option: str) -> Path:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError("not writable")
         check_directory(directory)
+        refuse_unfinished(directory)
     except OSError as error:
         raise usage.UsageError(f"--state-dir {directory}: {error.strerror or error}") from None
     except StartError as error:
@@ -310,6 +314,12 @@ def _default_claimed(options: Options) -> Claimed:
     """Where nodes have to show more than a proof, a claim is not enough."""
     more = options["tls-client-ca"] or options["access"].wants_tokens
     return Claimed.DENY if more else Claimed.ALLOW
+
+
+def _running(options: Options) -> Running:
+    """What a backup of this service has to find."""
+    files = {name: str(Path(options[name]).absolute()) for name in FILE_OPTIONS if options[name]}
+    return Running(options["store"], files)
 
 
 def _reload(certificate: ServerCertificate | None, factory: MainFactory) -> None:
@@ -378,6 +388,7 @@ def makeService(options: Options) -> Service:
         certificate,
         options["drain"],
         Notifier.of_this_process(),
+        partial(_running(options).write, directory),
     )
     factory.watch_access()
     reactor.callWhenRunning(on_hangup, reactor, partial(_reload, certificate, factory))

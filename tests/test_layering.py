@@ -24,13 +24,16 @@ MAY_IMPORT = {
     "net": {"net", "streams", "wire", "errors", "units", "text"},
     "server": {
         *("server", "leases", "net", "streams", "wire", "errors", "units", "text", "files"),
-        *("ownership", "state_lock"),
+        *("ownership", "state_lock", "running"),
     },
     "node": {
         *("node", "net", "streams", "wire", "errors", "units", "state", "text", "files"),
         "ownership",
     },
     "web": {"web", "server", "leases", "net", "wire", "errors", "units", "text"},
+    "backup": {
+        *("backup", "leases", "server", "errors", "ownership", "running", "state", "state_lock"),
+    },
     "errors.py": {"text"},
     "units.py": set(),
     "options.py": set(),
@@ -43,6 +46,7 @@ MAY_IMPORT = {
     "state.py": {"errors"},
     "ownership.py": {"errors"},
     "state_lock.py": {"errors", "ownership"},
+    "running.py": {"errors", "files"},
     "__init__.py": set(),
 }
 """Each folder (or module of its own) and the parts of this package that it may know."""
@@ -52,6 +56,7 @@ COMPOSITION_ROOTS = {
     "node_tap.py",  # the node as a service
     "operator_cli.py",  # the commands for the operator of a relay
     "relay_cli.py",  # `proxyservice relay`, a process of its own
+    "backup_cli.py",
     "__main__.py",
     "node/cli.py",  # the commands for people, which may run either side
     "node/expose.py",  # `proxyservice expose`, a process of its own
@@ -61,7 +66,8 @@ COMPOSITION_ROOTS = {
 
 PURE_FOLDERS = ("wire", "streams", "leases")
 IMPURE = {
-    f"leases/{name}.py" for name in ("registry", "commits", "record", "store", "schema", "reading")
+    f"leases/{name}.py"
+    for name in ("registry", "commits", "record", "store", "schema", "reading", "copying")
 }
 PURE_BESIDE = {"errors.py", "units.py", "text.py", "net/deadlines.py", "server/patience.py"}
 OUTSIDE = {

@@ -15,6 +15,19 @@ from proxyservice.leases.schema import SCHEMA_VERSION, clock, history, leases, v
 from proxyservice.leases.store import LOCKED_SECONDS, owner_in, read_rows, store_errors
 
 
+def has_log(path: Path) -> bool:
+    """Whether a store has its write-ahead log: a service has it open, or died with it."""
+    return path.with_name(path.name + "-wal").exists()
+
+
+def connect_read_only(path: Path, *, alone: bool) -> sqlite3.Connection:
+    """Never writes, nor checkpoints; ``alone``: nobody has the store open. Raises sqlite3.Error."""
+    # A cleanly closed store has no write-ahead log, and who may only read cannot make one.
+    mode = "mode=ro&immutable=1" if alone else "mode=ro"
+    name = f"file:{quote(os.fsencode(path))}?{mode}"  # a name may be no text
+    return sqlite3.connect(name, uri=True, timeout=LOCKED_SECONDS, isolation_level=None)
+
+
 class StoredLeases:
     """``url`` as for `LeaseStore`. Opens in the constructor. Raises StoreError."""
 
@@ -41,11 +54,7 @@ class StoredLeases:
             )
 
     def _connect(self) -> sqlite3.Connection:
-        # A cleanly closed store has no write-ahead log, and who may only read cannot make one.
-        alone = not self._path.with_name(self._path.name + "-wal").exists()
-        mode = "mode=ro&immutable=1" if alone else "mode=ro"
-        name = f"file:{quote(os.fsencode(self._path))}?{mode}"  # a name may be no text
-        return sqlite3.connect(name, uri=True, timeout=LOCKED_SECONDS, isolation_level=None)
+        return connect_read_only(self._path, alone=not has_log(self._path))
 
     def listing(self) -> tuple[float, list[Row]]:
         """The heartbeat, and what is leased or quarantined, by port.

@@ -16,6 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noq
 from twisted.python.failure import Failure
 
 from proxyservice import __version__
+from proxyservice.backup_cli import backup, restore
 from proxyservice.errors import ProxyServiceError
 from proxyservice.files import keeps_modes
 from proxyservice.node.keys import NO_MODES, create_key, load_key
@@ -86,6 +87,8 @@ def main() -> None:
 
 main.add_command(leases)
 main.add_command(relay)
+main.add_command(backup)
+main.add_command(restore)
 
 
 @main.command()

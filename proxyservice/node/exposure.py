@@ -35,6 +35,7 @@ from proxyservice.node.targets import Target, parse_target
 from proxyservice.node.tls import TLSTrust, parse_pin
 from proxyservice.node.tokens import find_token
 from proxyservice.ownership import check_directory
+from proxyservice.state import refuse_unfinished
 from proxyservice.text import argument_text
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.tokens import Token
@@ -189,6 +190,7 @@ class Exposure(Service):
         """Read the key and the pins, and connect. Raises StartError."""
         settings = self._settings
         check_directory(settings.known_relays_file.parent)
+        refuse_unfinished(settings.known_relays_file.parent)
         opened = open_key(settings.key_file, in_new_directory=not settings.key_chosen)
         key, self.key_is_new = opened.key, opened.is_new
         self.fingerprint = fingerprint(key)

@@ -47,6 +47,7 @@ class ProxyService(Service):
         certificate: ServerCertificate | None = None,
         drain_seconds: float = 0.0,
         notifier: Notifier | None = None,
+        remember_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._endpoints = endpoints
@@ -59,6 +60,7 @@ class ProxyService(Service):
         self._certificate = certificate  # for endpoints that begin with `tls:`
         self._drain = Drain(reactor, factory, drain_seconds)
         self._notifier = notifier or Notifier({}, 0)
+        self._remember_start = remember_start  # for backups; may raise StartError
         self._main_ports: list[Any] = []
         self._resting: Any = None  # until then the main ports accept nobody
         factory.rest = self._rest
@@ -73,6 +75,7 @@ class ProxyService(Service):
             self._lock.release()
             raise
         try:
+            self._remember_start()
             for endpoint in self._endpoints:
                 self._listen(endpoint)
         except StartError:

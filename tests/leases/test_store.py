@@ -372,7 +372,7 @@ def spoilt(path: Path, how: str) -> None:
     [
         ("garbage", "not a database; restore a backup, or move it away"),
         ("empty", "it is empty, and was not; restore it, or remove it to start anew"),
-        ("directory", "unable to open database file; check that its directory exists"),
+        ("directory", "is no file; move it away"),
         ("other", "the database of something else, with recipes"),
         ("corrupt", "malformed.*damaged: restore a backup, or move it away"),
     ],
