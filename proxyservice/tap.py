@@ -41,6 +41,7 @@ from proxyservice.server.main_ports import MainPort
 from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.relay_id import relay_id
+from proxyservice.server.reloading import Reloading
 from proxyservice.server.service import ProxyService
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.server.tls import ServerCertificate
@@ -322,14 +323,6 @@ def _running(options: Options) -> Running:
     return Running(options["store"], files)
 
 
-def _reload(certificate: ServerCertificate | None, factory: MainFactory) -> None:
-    """SIGHUP: what the files say now holds for who comes and for who is there."""
-    if certificate is not None:
-        certificate.reload()
-    factory.access.reload()
-    factory.check_access()
-
-
 def makeService(options: Options) -> Service:
     """Wire the service; nothing is opened before it starts."""
     from twisted.internet import reactor
@@ -391,7 +384,12 @@ def makeService(options: Options) -> Service:
         partial(_running(options).write, directory),
     )
     factory.watch_access()
-    reactor.callWhenRunning(on_hangup, reactor, partial(_reload, certificate, factory))
+    factory.next_turn = partial(reactor.callLater, 0)
+    readers = [factory.access.read_again]
+    if certificate is not None:
+        readers.insert(0, certificate.read_again)
+    reloading = Reloading(readers, factory.check_access)
+    reactor.callWhenRunning(on_hangup, reactor, reloading.hangup)
     services.append(service)
     if not options["claimed"] and settings.claimed is Claimed.ALLOW:
         reactor.callWhenRunning(log.warn, CLAIMS_ALLOWED)

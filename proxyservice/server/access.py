@@ -9,6 +9,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,10 +94,24 @@ class Access:
 
     def reload(self) -> None:
         """Use what the files hold now; one that is bad changes nothing but the log."""
-        if self._token_file is not None and self._tokens is not None:
-            self._tokens = _read_again(self._token_file, Tokens.read, self._tokens)
-        if self._policy_file is not None:
-            self._policy = _read_again(self._policy_file, Policy.read, self._policy)
+        self.read_again()()
+
+    def read_again(self) -> Callable[[], None]:
+        """Read the files, on any thread; what is returned makes that count, on the reactor's."""
+        tokens = _read_again(self._token_file, Tokens.read)
+        policy = _read_again(self._policy_file, Policy.read)
+        return partial(self._use, tokens, policy)
+
+    def _use(self, tokens: Tokens | StartError | None, policy: Policy | StartError | None) -> None:
+        for path, read in ((self._token_file, tokens), (self._policy_file, policy)):
+            if isinstance(read, StartError):
+                log.error("what was read before stays in use: {error}", error=read)
+            elif read is not None:
+                log.info("{path} was read again", path=path)
+        if isinstance(tokens, Tokens):
+            self._tokens = tokens
+        if isinstance(policy, Policy):
+            self._policy = policy
 
     # ------------------------------------------------------------ who is let in
 
@@ -160,11 +175,8 @@ class Access:
         return f"token {caller.token_name}" if caller.token is not None else None
 
 
-def _read_again(path: Path, read: Callable[[Path], _File], old: _File) -> _File:
+def _read_again(path: Path | None, read: Callable[[Path], _File]) -> _File | StartError | None:
     try:
-        new = read(path)
+        return None if path is None else read(path)
     except StartError as error:
-        log.error("what was read before stays in use: {error}", error=error)
-        return old
-    log.info("{path} was read again", path=path)
-    return new
+        return error

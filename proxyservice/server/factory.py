@@ -56,6 +56,15 @@ class _AccessWatch:
         return now + ACCESS_WATCH_SECONDS
 
 
+CHECKED_IN_A_TURN = 200
+"""Connections that are asked whether they are still let in, some 20 us each with their visitors."""
+
+
+def _now(call: Callable[[], None]) -> None:
+    """Nobody has turns."""
+    call()
+
+
 def _keep_on(seconds: float) -> None:
     """Nobody listens: whoever makes connections by hand need not rest."""
 
@@ -97,6 +106,8 @@ class MainFactory(Factory):
         self._admission = Admission(settings.limits.connections_a_second)
         self.rest: Callable[[float], None] = _keep_on
         """Called with seconds in which no main connection is to be taken."""
+        self.next_turn: Callable[[Callable[[], None]], object] = _now
+        """Has something called in the next turn of the reactor."""
 
     @property
     def sockets(self) -> int:
@@ -197,8 +208,15 @@ class MainFactory(Factory):
     def check_access(self) -> None:
         """After a change: end the connection of whoever would not be let in any more."""
         self.registry.reserve(self.access.own_ports, self.access.on_own_port)
-        for connection in list(self.connections):
-            connection.check_access()
+        self._check_some(list(self.connections))
+
+    def _check_some(self, connections: list[MainConnection]) -> None:
+        for connection in connections[:CHECKED_IN_A_TURN]:
+            if connection in self.connections:  # it may have gone meanwhile
+                connection.check_access()
+        rest = connections[CHECKED_IN_A_TURN:]
+        if rest:
+            self.next_turn(lambda: self._check_some(rest))
 
     def watch_access(self) -> None:
         """What the files say holds, and what ends by itself is seen, from now on."""

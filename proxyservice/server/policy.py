@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from proxyservice.errors import StartError
-from proxyservice.server.rules import ANYTHING, MODES, Networks, Rules
+from proxyservice.server.networks import Networks
+from proxyservice.server.rules import ANYTHING, MODES, Rules
 from proxyservice.text import decode_text
 from proxyservice.units import parse_port_range, parse_size
 from proxyservice.wire.identity import key_fingerprint
@@ -42,6 +43,8 @@ class Policy:
     default: Rules = ANYTHING
     entries: dict[tuple[str, str], Rules] = field(default_factory=dict)
     """By kind and name, the default's values in them."""
+    own_ports: frozenset[int] = frozenset()
+    """The ports that belong to one entry each; asked for with each request of a node."""
 
     @classmethod
     def read(cls, path: Path) -> Policy:
@@ -73,13 +76,7 @@ class Policy:
                 if entry in entries:
                     raise ValueError(f"{where}: there is an entry of this key before")
                 entries[entry] = _rules(table, where).over(default)
-        _check_ports(entries)
-        return cls(default, entries)
-
-    @property
-    def own_ports(self) -> frozenset[int]:
-        """The ports that belong to one entry each."""
-        return frozenset(one.port for one in self.entries.values() if one.port is not None)
+        return cls(default, entries, _own_ports(entries))
 
     def rules(self, key: str, token: str, certificates: Iterable[str]) -> Rules:
         """What holds for who has shown this; empty: it has not."""
@@ -99,13 +96,14 @@ class Policy:
         )
 
 
-def _check_ports(entries: dict[tuple[str, str], Rules]) -> None:
-    """Each port that belongs to one entry belongs to one."""
+def _own_ports(entries: dict[tuple[str, str], Rules]) -> frozenset[int]:
+    """Each port that belongs to one entry belongs to one. Raises ValueError."""
     whose: dict[int, str] = {}
     for (kind, name), rules in entries.items():
         where = f"{kind}.{name!r}"
         if rules.port is not None and whose.setdefault(rules.port, where) != where:
             raise ValueError(f"{where}: port {rules.port} is that of {whose[rules.port]}")
+    return frozenset(whose)
 
 
 def _table(value: object, where: str) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def _modes(value: object) -> frozenset[int]:
 
 
 def _networks(value: object) -> Networks:
-    return tuple(map(ip_network, _strings(value)))
+    return Networks(map(ip_network, _strings(value)))
 
 
 def _keys(value: object) -> frozenset[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 
+from proxyservice.server.networks import Networks
 from proxyservice.wire import proxyservice_pb2 as pb
-
-Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +61,14 @@ class Rules:
         if self.visitor_allow is None and self.visitor_deny is None:
             return True
         address = ip_address(host)
-        allowed = _longest(address, self.visitor_allow)
-        denied = _longest(address, self.visitor_deny)
+        allowed = None if self.visitor_allow is None else self.visitor_allow.longest(address)
+        denied = None if self.visitor_deny is None else self.visitor_deny.longest(address)
         if allowed is None and denied is None:
             return self.visitor_allow is None
         return denied is None or (allowed is not None and allowed > denied)
 
 
 ANYTHING = Rules()
-
-
-def _longest(address: object, networks: Networks | None) -> int | None:
-    lengths = [one.prefixlen for one in networks or () if address in one]
-    return max(lengths, default=None)
 
 
 MODES = {"messages": int(pb.MODE_MESSAGES), "streams": int(pb.MODE_STREAMS)}

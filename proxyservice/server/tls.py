@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from OpenSSL import SSL, crypto
@@ -38,12 +40,18 @@ class ServerCertificate:
 
     def reload(self) -> None:
         """Use what is in the files now for new connections; what is bad there changes nothing."""
+        self.read_again()()
+
+    def read_again(self) -> Callable[[], None]:
+        """Read the files, on any thread; what is returned makes that count, on the reactor's."""
         try:
-            self._context = self._read()
+            return partial(self._use, self._read())
         except StartError as error:
-            log.error("the old certificate stays in use: {error}", error=error)
-        else:
-            log.info("certificate {path} was read again", path=self._certificate)
+            return partial(log.error, "the old certificate stays in use: {error}", error=error)
+
+    def _use(self, context: SSL.Context) -> None:
+        self._context = context
+        log.info("certificate {path} was read again", path=self._certificate)
 
     def _read(self) -> SSL.Context:
         own = read_key_pair(self._certificate, self._key)
