@@ -32,6 +32,7 @@ from proxyservice.process import (
 )
 from proxyservice.running import Running
 from proxyservice.server.access import Access
+from proxyservice.server.certificate_watch import CertificateWatch
 from proxyservice.server.claims import Claimed
 from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.factory import MainFactory
@@ -385,10 +386,12 @@ def makeService(options: Options) -> Service:
     )
     factory.watch_access()
     factory.next_turn = partial(reactor.callLater, 0)
-    readers = [factory.access.read_again]
+    reloading = Reloading()
+    reloading.add(factory.access.read_again, factory.check_access)
     if certificate is not None:
-        readers.insert(0, certificate.read_again)
-    reloading = Reloading(readers, factory.check_access)
+        watch = CertificateWatch(reactor, lambda: certificate.validities)
+        reactor.callWhenRunning(watch.start)
+        reloading.add(certificate.read_again, watch.look)
     reactor.callWhenRunning(on_hangup, reactor, reloading.hangup)
     services.append(service)
     if not options["claimed"] and settings.claimed is Claimed.ALLOW:

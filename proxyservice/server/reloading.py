@@ -7,7 +7,7 @@ meanwhile, by what was read before.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.threads import deferToThread
@@ -25,16 +25,21 @@ Use = Callable[[], None]
 
 
 class Reloading:
-    """``readers`` read on the thread and touch nothing else; ``used`` is called after all of them.
+    """Readers read on the thread and touch nothing else; what comes after is told of all of them.
 
     One reading at a time: a SIGHUP that comes meanwhile has all files read once more
     afterwards, so that what was written last counts in the end.
     """
 
-    def __init__(self, readers: Sequence[Callable[[], Use]], used: Callable[[], None]) -> None:
-        self._readers = readers
-        self._used = used
+    def __init__(self) -> None:
+        self._readers: list[Callable[[], Use]] = []
+        self._afterwards: list[Callable[[], None]] = []
         self._reading = self._again = False
+
+    def add(self, read: Callable[[], Use], afterwards: Callable[[], None]) -> None:
+        """One more reader; ``afterwards`` is called when what was read counts, or is bad."""
+        self._readers.append(read)
+        self._afterwards.append(afterwards)
 
     def hangup(self) -> None:
         """Read all files, soon."""
@@ -54,9 +59,8 @@ class Reloading:
             sys.setswitchinterval(usual)
 
     def _use(self, uses: list[Use]) -> None:
-        for use in uses:
-            use()
-        self._used()
+        for step in (*uses, *self._afterwards):
+            step()
 
     def _done(self, _: object) -> None:
         self._reading = False

@@ -112,7 +112,8 @@ def test_two_hangups_in_a_row_are_ordered_and_the_last_file_counts(
         found = file[0]
         return lambda: used.append(found)
 
-    reload = Reloading([read], lambda: used.append("checked"))
+    reload = Reloading()
+    reload.add(read, lambda: used.append("checked"))
     reload.hangup()
     assert used == [], "nothing is read on the reactor's thread"
     thread.run()
@@ -142,7 +143,8 @@ def test_a_reader_that_fails_leaves_what_there_was_and_the_next_hangup_works(
     told: list[object] = []
     monkeypatch.setattr(reloading.log, "failure", lambda *words: told.append(words))
     usual = sys.getswitchinterval()
-    reload = Reloading([read], lambda: used.append("checked"))
+    reload = Reloading()
+    reload.add(read, lambda: used.append("checked"))
     reload.hangup()
     thread.run()
     assert (used, len(told)) == ([], 1)

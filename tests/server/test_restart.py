@@ -189,7 +189,7 @@ def test_without_systemd_its_endpoint_ends_the_start_with_one_line(
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
 def test_the_units_are_what_systemd_takes(tmp_path: Path) -> None:
-    for unit in UNITS.iterdir():
+    for unit in UNITS.glob("proxyservice.*"):
         text = unit.read_text().replace("/opt/proxyservice/bin/twistd", sys.executable)
         (tmp_path / unit.name).write_text(text)
     verified = subprocess.run(
