@@ -9,7 +9,10 @@ from pathlib import Path
 import click
 
 from proxyservice.errors import StartError
-from proxyservice.state import state_directory
+from proxyservice.options import LONGEST_LINE
+from proxyservice.relay_cli import check_system
+from proxyservice.state import state_directory, usable_path
+from proxyservice.text import printable
 
 STATE_DIR = click.option(
     "--state-dir",
@@ -34,17 +37,18 @@ def backup(file: str, state_dir: str) -> None:
     and the files that options of the service name. FILE holds secrets. It is
     readable by you alone; keep it so.
     """
+    check_system()
     from proxyservice.backup.saving import save
 
     path = _file(file)
     saved = save(state_directory(state_dir), path, time.time())
     for entry in saved.manifest.files:
-        click.echo(f"{entry.name}{_from(entry.option, entry.path)}")
+        _say(f"{entry.name}{_from(entry.option, entry.path)}")
     for left_out in saved.left_out:
-        click.echo(f"not in the backup: {left_out}", err=True)
+        _say(f"not in the backup: {left_out}", err=True)
     if not saved.manifest.database:
-        click.echo("not in the backup: leases, for there are none on disk", err=True)
-    click.echo(f"{path} holds secrets: keep it where nobody else can read it")
+        _say("not in the backup: leases, for there are none on disk", err=True)
+    _say(f"{path} holds secrets: keep it where nobody else can read it")
 
 
 @click.command()
@@ -56,21 +60,27 @@ def restore(file: str, state_dir: str) -> None:
     Files that options of the service named elsewhere come into its folder
     `restored`. If FILE cannot be used, nothing changes.
     """
+    check_system()
     from proxyservice.backup.restoring import restore as put_back
 
     directory = state_directory(state_dir)
     restored = put_back(_file(file), directory, time.time())
     made = datetime.fromtimestamp(restored.manifest.made, timezone.utc)
-    click.echo(f"{directory} is as it was at {made:%Y-%m-%d %H:%M:%S} UTC")
+    _say(f"{directory} is as it was at {made:%Y-%m-%d %H:%M:%S} UTC")
     for place, entry in restored.foreign:
-        click.echo(f"{directory / place}{_from(entry.option, entry.path)}")
+        _say(f"{directory / place}{_from(entry.option, entry.path)}")
     if restored.manifest.store:
-        click.echo(
+        _say(
             f"{directory / restored.manifest.database.partition('/')[2]} has the leases, which "
             f"were in {restored.manifest.store} (--store): start without --store"
         )
     for warning in WARNINGS:
-        click.echo(warning)
+        _say(warning)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Names of files may hold anything, those in a backup above all."""
+    click.echo(printable(text, LONGEST_LINE), err=err)
 
 
 def _from(option: str, path: str) -> str:
@@ -81,6 +91,8 @@ def _file(text: str) -> Path:
     if text in ("", "-"):
         raise click.UsageError(f"FILE {text!r} is no file; a backup has secrets, and stays on disk")
     try:
-        return Path(text).absolute()
+        return usable_path(text).absolute()
+    except ValueError as error:
+        raise click.UsageError(f"FILE {text!r} is no path: {error}") from None
     except OSError as error:  # the working directory is gone
         raise StartError(f"there is no {text}: {error.strerror}") from None

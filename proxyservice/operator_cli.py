@@ -31,9 +31,12 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
         return None
     try:
         if value.replace(".", "", 1).isdecimal():
-            return float(value)
-        return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
-    except (ValueError, OverflowError):
+            moment = float(value)
+        else:
+            moment = datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+        _shown(moment)
+        return moment
+    except (ValueError, OverflowError, OSError):  # what is no time, or none that can be shown
         wanted = "write it as 2026-03-01T12:30 or 2026-03-01T12:30Z"
         raise click.BadParameter(f"{value!r} is no time; {wanted}") from None
 
@@ -87,10 +90,13 @@ def _open(state_dir: str, store: str, network_id: int) -> StoredLeases:
 
     try:
         url = store_url(store, state_directory(state_dir))
+        path = Path(url.removeprefix("sqlite:///"))
+        exists = url == "memory:" or path.exists()
     except ValueError as error:
         raise click.UsageError(f"--store: {error}") from None
-    path = Path(url.removeprefix("sqlite:///"))
-    if url != "memory:" and not path.exists():
+    except OSError as error:
+        raise click.ClickException(f"cannot look at {path}: {error.strerror}") from None
+    if not exists:
         raise click.ClickException(f"there is no store {path}; name the place with --state-dir")
     return StoredLeases(url, network_id)
 

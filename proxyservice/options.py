@@ -14,9 +14,11 @@ from typing import ClassVar, NoReturn
 from twisted.python import usage
 
 from proxyservice import __version__
+from proxyservice.text import printable
 
 WRONG_USAGE_STATUS = 2
-
+LONGEST_LINE = 1000
+"""An error repeats what was typed; that may be anything, of any length."""
 
 NO_BUSY_POLL = ["no-busy-poll", None, "Sleep between any two events: less CPU, slower answers."]
 """For `optFlags`."""
@@ -40,7 +42,8 @@ class PluginOptions(usage.Options):
             super().parseOptions(options)
         except usage.UsageError as error:
             reason = str(error) + suggestion(_mistyped(str(error)), self.longOpt, "--")
-            print(f"{self.program} {self.command}: {reason}", file=sys.stderr)
+            shown = printable(reason, LONGEST_LINE)
+            print(f"{self.program} {self.command}: {shown}", file=sys.stderr)
             raise SystemExit(WRONG_USAGE_STATUS) from None
 
     def getSynopsis(self) -> str:

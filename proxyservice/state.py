@@ -10,6 +10,12 @@ from pathlib import Path
 
 from proxyservice.errors import StartError
 
+LONGEST_PATH_BYTES = 2048
+"""Half of what Linux takes; the rest is for what is put below."""
+
+DEEPEST_PATH = 100
+"""Folders in one another. Python makes missing ones by recursion."""
+
 
 def state_directory(chosen: str = "") -> Path:
     """The directory chosen, else `$STATE_DIRECTORY` (systemd), else the XDG state directory.
@@ -19,7 +25,23 @@ def state_directory(chosen: str = "") -> Path:
     """
     # systemd separates several by colons; the first is the service's own
     given = chosen or os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return Path(given).absolute() if given else _state_home() / "proxyservice"
+    try:
+        return usable_path(given).absolute() if given else _state_home() / "proxyservice"
+    except ValueError as error:
+        raise StartError(f"the state directory is no path: {error}") from None
+
+
+def usable_path(text: str) -> Path:
+    """A path that somebody may have meant; whether there is something is not looked at.
+
+    Raises ValueError for what no call to the system takes: some of them would
+    end in an error that nobody expects.
+    """
+    if not text:
+        raise ValueError("it is empty")
+    if len(os.fsencode(text)) > LONGEST_PATH_BYTES or text.count("/") > DEEPEST_PATH:
+        raise ValueError("it is too long")
+    return Path(text)
 
 
 def _state_home() -> Path:

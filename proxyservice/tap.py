@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.application.service import Service
-from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.python import usage
 
@@ -165,12 +164,6 @@ FILE_OPTIONS = (*TLS_OPTIONS, "token-file", "policy")
 """What these name is in a backup, too."""
 
 
-SYSTEMD_ENDPOINTS = (
-    "systemd has handed over no such socket; start proxyservice.socket, "
-    "and write systemd:domain=INET6:index=0"
-)
-
-
 class Options(PluginOptions):
     """Options of `twistd proxyservice`; docs/operations.md explains them."""
 
@@ -230,10 +223,9 @@ class Options(PluginOptions):
             raise usage.UsageError(f"--state-dir: {error}") from None
         for endpoint in self["listen"]:
             try:
-                serverFromString(reactor, MainPort.parse(endpoint).endpoint)
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
-                why = SYSTEMD_ENDPOINTS if "systemd:" in endpoint else error
-                raise usage.UsageError(f"--listen {endpoint!r}: {why}") from None
+                MainPort.parse(endpoint).server(reactor)
+            except ValueError as error:
+                raise usage.UsageError(f"--listen {endpoint!r}: {error}") from None
         self["certificate"] = self._certificate()
         self["access"] = self._access()
         try:

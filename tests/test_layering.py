@@ -36,7 +36,7 @@ MAY_IMPORT = {
     },
     "errors.py": {"text"},
     "units.py": set(),
-    "options.py": set(),
+    "options.py": {"text"},
     "text.py": set(),
     "files.py": {"errors"},
     "output.py": set(),

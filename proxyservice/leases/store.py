@@ -32,6 +32,9 @@ FORGOTTEN_AT_ONCE = 10_000
 
 FILE_NAME = "leases.sqlite"
 
+LONGEST_PATH = 500
+"""SQLite's own limit, less its ends of names: it takes 512 bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -54,6 +57,8 @@ def store_url(text: str, directory: Path) -> str:
     path = text.removeprefix("sqlite:///")
     if path in (text, ""):
         raise ValueError(f"{text!r} is no store; sqlite:, sqlite:///path or memory:")
+    if len(path) > LONGEST_PATH:
+        raise ValueError("the path of the store is too long")
     return sqlite_url(Path(path))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EPIPE
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from proxyservice.node.keys import NO_MODES, create_key, load_key
 from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
 from proxyservice.operator_cli import leases
-from proxyservice.options import suggestion
+from proxyservice.options import LONGEST_LINE, suggestion
 from proxyservice.process import prepare_reactor
 from proxyservice.relay_cli import relay
 from proxyservice.standard_streams import free_standard_streams, open_standard_descriptors
+from proxyservice.state import usable_path
+from proxyservice.text import printable
 
 
 class OneLineErrors(click.Group):
@@ -62,18 +66,45 @@ class OneLineErrors(click.Group):
 def _one_line() -> Iterator[None]:
     try:
         yield
-    except click.UsageError as error:
-        if "\n" not in error.format_message():  # the whole help, when nothing was asked for
-            error.ctx = None
-        raise
+    except click.ClickException as error:
+        if isinstance(error, _HELP):
+            raise
+        # made anew: some kinds, and all with a context, put more before their text
+        kind = click.UsageError if isinstance(error, click.UsageError) else click.ClickException
+        raise kind(printable(error.format_message(), LONGEST_LINE)) from None
     except ProxyServiceError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(printable(str(error), LONGEST_LINE)) from None
+    except OSError as error:
+        if error.errno == EPIPE or not error.strerror:
+            raise  # whoever read our output has gone, which click knows
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        raise click.ClickException(printable(where + error.strerror, LONGEST_LINE)) from None
+
+
+_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""The whole help, when nothing was asked for; older versions of click show it by themselves."""
+
+
+class FilePath(click.Path):
+    """The path of a file, as far as there can be one."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Refuse what is none."""
+        try:
+            usable_path(os.fspath(value))
+            return super().convert(value, param, ctx)
+        except ValueError as error:
+            self.fail(f"{os.fspath(value)!r} is no path: {error}", param, ctx)
+        except OSError as error:
+            self.fail(f"{os.fspath(value)!r}: {error.strerror}", param, ctx)
 
 
 def file_option(name: str, help_text: str) -> Callable[[Any], Any]:
     """An option that takes the path of a file; whether it is there is seen later."""
-    path = click.Path(path_type=Path, dir_okay=False)
-    return click.option(name, metavar="FILE", type=path, help=help_text)
+    return click.option(name, metavar="FILE", type=FilePath(), help=help_text)
 
 
 KEY_OPTION = file_option("--key", "Key file.  [default: node.key in the state directory]")

@@ -3,12 +3,19 @@
 `tls:` in front: TLS. `haproxy:`: a PROXY header, in which a front end on this
 machine tells whose connection it passes on. `tls:haproxy:`: the header in
 plain, then TLS, as a front end has it that passes TLS on unopened.
+
+Nodes come over TCP: sources, limits and leases go by the addresses of IP, so no other
+endpoint of Twisted is taken.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass
 from typing import Any
+
+from twisted.internet.endpoints import serverFromString
 
 from proxyservice.net.eager import EagerServer
 from proxyservice.net.tls_transport import tls_factory
@@ -18,6 +25,12 @@ from proxyservice.server.tls import ServerCertificate
 
 TLS_PREFIX = "tls:"
 FRONT_END_PREFIX = "haproxy:"
+KINDS = ("tcp:", "tcp6:", "systemd:")
+TAKEN = "nodes connect over TCP: write tcp:6008, tcp6:6008 or systemd:domain=INET6:index=0"
+NOT_HANDED_OVER = (
+    "systemd has handed over no such socket; start proxyservice.socket, "
+    "and write systemd:domain=INET6:index=0"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +43,30 @@ class MainPort:
 
     @classmethod
     def parse(cls, description: str) -> MainPort:
-        """Raises ValueError; the endpoint itself is not looked at."""
+        """Raises ValueError; of the endpoint itself only the kind is looked at."""
         inner = description.removeprefix(TLS_PREFIX)
         endpoint = inner.removeprefix(FRONT_END_PREFIX)
         front_end = endpoint != inner
         if front_end and endpoint.startswith((TLS_PREFIX, "ssl:")):
             raise ValueError("the PROXY header comes before TLS: write it as tls:haproxy:tcp:6009")
+        if not endpoint.startswith(KINDS):
+            raise ValueError(TAKEN)
         return cls(endpoint, inner != description, front_end)
+
+    def server(self, reactor: Any) -> Any:
+        """What Twisted makes of the endpoint, a socket that systemd handed over checked.
+
+        Raises ValueError.
+        """
+        by_systemd = self.endpoint.startswith("systemd:")
+        try:
+            server = serverFromString(reactor, self.endpoint)
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+            why = NOT_HANDED_OVER if by_systemd else " ".join(str(error).split())
+            raise ValueError(why) from None
+        if by_systemd:
+            _check_adopted(server.fileno, server.addressFamily)
+        return server
 
     def factory(self, main: MainFactory, certificate: ServerCertificate | None) -> Any:
         """What to listen with; ``certificate`` is for TLS."""
@@ -49,3 +79,25 @@ class MainPort:
     def transport(self) -> type[EagerServer]:
         """Of an accepted connection."""
         return FrontedServer if self.front_end else EagerServer
+
+
+def _check_adopted(descriptor: int, family: int) -> None:
+    """Raises ValueError for what is no TCP socket that can be listened on, as the words say."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as found:
+            kind, is_ip = found.type, found.family in (socket.AF_INET, socket.AF_INET6)
+            fits = found.family == family
+            try:
+                found.getpeername()
+                is_connected = True
+            except OSError:
+                is_connected = False
+    except OSError as error:
+        raise ValueError(f"{NOT_HANDED_OVER} ({error.strerror})") from None
+    if kind != socket.SOCK_STREAM or not is_ip:
+        raise ValueError("it is no TCP socket; in proxyservice.socket write ListenStream=6008")
+    if is_connected:
+        raise ValueError("it is a connection; in proxyservice.socket write Accept=no")
+    if not fits:
+        name = found.family.name.removeprefix("AF_")
+        raise ValueError(f"it is a socket of another domain: write domain={name}")

@@ -7,6 +7,7 @@ happens. Nothing here ever waits or fails: the service does not depend on being 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 
@@ -27,7 +28,8 @@ class Notifier:
         self._feed_seconds = 0.0  # 0: no watchdog
         if environment.get("WATCHDOG_PID", str(process_id)) == str(process_id):
             period = environment.get("WATCHDOG_USEC", "")
-            self._feed_seconds = int(period) / 1e6 / FEEDS_PER_PERIOD if period.isdecimal() else 0.0
+            is_number = re.fullmatch("[0-9]{1,15}", period)
+            self._feed_seconds = int(period) / 1e6 / FEEDS_PER_PERIOD if is_number else 0.0
         self._feed_at = 0.0
         self._complained = False
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
@@ -89,7 +88,10 @@ class ProxyService(Service):
     def _listen(self, description: str) -> None:
         main_port = MainPort.parse(description)
         factory = main_port.factory(self._factory, self._certificate)
-        listening = serverFromString(self._reactor, main_port.endpoint).listen(factory)
+        try:
+            listening = main_port.server(self._reactor).listen(factory)
+        except ValueError as error:
+            raise StartError(f"cannot listen on {description}: {error}") from None
         outcome: list[Any] = []
         listening.addBoth(outcome.append)
         port: Any = outcome[0] if outcome else None
@@ -102,8 +104,11 @@ class ProxyService(Service):
             warn_if_open(port.getHost().host)
         port.transport = main_port.transport
         # Endpoint strings stop at Twisted's 50.
-        port.socket.listen(self._factory.settings.limits.backlog)
         self._main_ports.append(port)
+        try:
+            port.socket.listen(self._factory.settings.limits.backlog)
+        except OSError as error:
+            raise StartError(f"cannot listen on {description}: {error.strerror}") from None
 
     def _rest(self, seconds: float) -> None:
         """More nodes come than can be served at a time: the kernel keeps them for a moment."""

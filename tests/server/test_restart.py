@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -10,7 +11,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,8 +83,12 @@ def test_the_watchdog_is_fed_three_times_in_its_period(hears: socket.socket) -> 
 
 @pytest.mark.parametrize(
     "environment",
-    [{"WATCHDOG_PID": "78", "WATCHDOG_USEC": "1"}, {"WATCHDOG_USEC": "soon"}],
-    ids=["another process's", "no number"],
+    [
+        {"WATCHDOG_PID": "78", "WATCHDOG_USEC": "1"},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "9" * 400},
+    ],
+    ids=["another process's", "no number", "endless"],
 )
 def test_what_is_not_our_watchdog_is_not_fed(
     hears: socket.socket, environment: dict[str, str]
@@ -174,6 +181,83 @@ def test_systemd_itself_hands_the_socket_over(
     with Node(free_port) as node:
         assert node.lease()
     assert running.end(signal.SIGTERM) == 0
+
+
+def _udp() -> socket.socket:
+    handed_over = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    handed_over.bind(("127.0.0.1", 0))
+    return handed_over
+
+
+def _unix() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+@contextmanager
+def _connection() -> Iterator[socket.socket]:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as handed_over,
+    ):
+        yield handed_over
+
+
+def _other_domain() -> socket.socket:
+    return socket.create_server(("::1", 0), family=socket.AF_INET6)
+
+
+def _no_socket() -> io.BufferedReader:
+    return open("/dev/null", "rb")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (_udp, "it is no TCP socket; in proxyservice.socket write ListenStream=6008"),
+        (_unix, "it is no TCP socket"),
+        (_connection, "it is a connection; in proxyservice.socket write Accept=no"),
+        (_other_domain, "it is a socket of another domain: write domain=INET6"),
+        (_no_socket, "systemd has handed over no such socket"),
+    ],
+)
+def test_what_cannot_be_listened_on_ends_the_start_with_one_line(
+    service: Callable[..., Program],
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], AbstractContextManager[Any]],
+    why: str,
+) -> None:
+    with make() as handed_over:
+        monkeypatch.setattr(Program, "pass_fds", (handed_over.fileno(),))
+        before = (sys.executable, "-c", ADOPT, handed_over.fileno())
+        running = service("--listen", "systemd:domain=INET:index=0", before=before)
+        assert running.ended() == 2
+    assert running.stderr.count("\n") == 1
+    assert why in running.stderr
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("endpoint", "status", "why"),
+    [
+        ("unix:/tmp/nodes", 2, "nodes connect over TCP: write tcp:6008, tcp6:6008 or systemd:"),
+        ("tls:unix:/tmp/nodes", 2, "nodes connect over TCP"),
+        ("ssl:6009", 2, "nodes connect over TCP"),
+        ("stdio:", 2, "nodes connect over TCP"),
+        ("tcp:99999", 1, "cannot listen on tcp:99999"),
+        ("tcp:-1", 1, "cannot listen on tcp:-1"),
+        ("tcp:0:interface=nowhere", 1, "cannot listen on tcp:0:interface=nowhere"),
+        ("tcp:0:interface=192.0.2.1", 1, "cannot listen on tcp:0:interface=192.0.2.1"),
+        ("tcp:0:interface=" + "x" * 300, 1, "cannot listen on tcp:0:interface=xxx"),
+    ],
+)
+def test_where_nodes_cannot_connect_is_one_line(
+    service: Callable[..., Program], endpoint: str, status: int, why: str
+) -> None:
+    running = service("--listen", endpoint)
+    assert running.ended() == status
+    assert running.stderr.count("\n") == 1, running.stderr
+    assert why in running.stderr
 
 
 @pytest.mark.process
