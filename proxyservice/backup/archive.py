@@ -16,6 +16,7 @@ from struct import Struct
 from typing import Any, BinaryIO
 
 from proxyservice.errors import StartError
+from proxyservice.running import RUNNING_FILE
 from proxyservice.state_lock import LOCK_FILE
 
 FORMAT = 1
@@ -37,6 +38,8 @@ FILE_LIMIT_BYTES = 64 << 20
 """Keys, pins, tokens, policies: the largest that the service reads has 16 MiB."""
 DATABASE_LIMIT_BYTES = 4 << 30
 """A full history has some 200 MB."""
+LATEST = 1e11
+"""Seconds since 1970: some 3,000 years, which a calendar can show."""
 LONGEST_NAME_BYTES = 100
 """What the header of a tar holds."""
 
@@ -189,22 +192,28 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> str:
 def _manifest(text: bytes) -> Manifest:
     try:
         document: dict[str, Any] = json.loads(text)
-        newer = int(document.pop("format")) > FORMAT
+        form = document.pop("format")
+        if not isinstance(form, int) or form < 1:
+            raise ValueError
+        if form > FORMAT:
+            raise BadArchiveError("was made by a newer version; upgrade this program")
         files = [Entry(**one) for one in document.pop("files")]
         manifest = Manifest(**document, files=files)
-        if not newer:
-            _check(manifest)
+        _check(manifest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise BadArchiveError("is no backup of this program: its manifest cannot be read") from None
-    if newer:
-        raise BadArchiveError("was made by a newer version; upgrade this program")
     return manifest
 
 
 def _check(manifest: Manifest) -> None:
     """Raises ValueError and TypeError for nonsense, BadArchiveError for what must not be done."""
-    made, names = float(manifest.made), [entry.name for entry in manifest.files]
-    if not 0 <= made < 1e11 or len(names) > MOST_FILES or len(set(names)) != len(names):
+    made, names = manifest.made, [entry.name for entry in manifest.files]
+    if (
+        not isinstance(made, (int, float))
+        or not 0 <= made < LATEST
+        or len(names) > MOST_FILES
+        or len(set(names)) != len(names)
+    ):
         raise ValueError
     if manifest.database and manifest.database not in names:
         raise ValueError
@@ -215,7 +224,12 @@ def _check(manifest: Manifest) -> None:
     for entry in manifest.files:
         folder, _, inner = entry.name.partition("/")
         beside = entry.name in {manifest.database + end for end in LOG_ENDS}
-        known = folder in (STATE, OPTIONS) and inner and inner != LOCK_FILE and not beside
+        known = (
+            folder in (STATE, OPTIONS)
+            and inner
+            and inner not in (LOCK_FILE, RUNNING_FILE)
+            and not beside
+        )
         if not known or not is_name(entry.name):
             raise BadArchiveError(
                 f"names {entry.name[:200]!r}, which is no place in a state directory"

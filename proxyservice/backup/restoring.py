@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -157,13 +158,19 @@ def _unpack(archive: ArchiveReader, work: Path, restored: Restored) -> None:
     for entry in archive.files():
         name = entry.name
         if not name.startswith(f"{STATE}/"):
-            name = f"{STATE}/{RESTORED}/{name.removeprefix(f'{OPTIONS}/')}"
+            name = _free(work, f"{STATE}/{RESTORED}/{name.removeprefix(f'{OPTIONS}/')}")
             restored.foreign.append((Path(name).relative_to(STATE), entry))
         with _new(work / name) as file:
             archive.copy(entry, file)
             file.flush()
             os.fsync(file.fileno())
     archive.end()
+
+
+def _free(work: Path, name: str) -> str:
+    """This name, or the next that nothing from the state directory itself has."""
+    others = (f"{name}-{number}" for number in count(2))
+    return next(one for one in chain([name], others) if not os.path.lexists(work / one))
 
 
 def _new(path: Path) -> BinaryIO:

@@ -141,6 +141,8 @@ def _sources(
     for path in _files(directory):
         name = path.relative_to(directory).as_posix()
         if path in beside or (_is_not_state(name) and name not in kept):
+            if name.startswith(f"{RESTORED}/"):
+                saved.left_out.append(f"{path}: no option of the service names it")
             continue
         if _fits(path, f"{STATE}/{name}", saved):
             yield _Source(f"{STATE}/{name}", path)
