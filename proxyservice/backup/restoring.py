@@ -168,7 +168,7 @@ def _unpack(archive: ArchiveReader, work: Path, restored: Restored) -> None:
 
 
 def _free(work: Path, name: str) -> str:
-    """This name, or the next that nothing from the state directory itself has."""
+    """The name itself, or the next one that nothing from the state directory has."""
     others = (f"{name}-{number}" for number in count(2))
     return next(one for one in chain([name], others) if not os.path.lexists(work / one))
 
