@@ -18,7 +18,7 @@ from twisted.python import usage
 from proxyservice.errors import StartError
 from proxyservice.leases.lease import LeaseTimes
 from proxyservice.leases.registry import LeaseRegistry
-from proxyservice.leases.store import LeaseStore, store_url
+from proxyservice.leases.store import FILE_NAME, LeaseStore, store_url
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.options import NO_BUSY_POLL, PluginOptions
 from proxyservice.ownership import check_directory
@@ -40,7 +40,7 @@ from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.main_ports import MainPort
 from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
-from proxyservice.server.relay_id import relay_id
+from proxyservice.server.relay_id import SECRET_FILE, relay_id
 from proxyservice.server.reloading import Reloading
 from proxyservice.server.service import ProxyService
 from proxyservice.server.settings import ServiceSettings
@@ -159,6 +159,16 @@ CLAIMS_ALLOWED = (
     "--claimed allow says that this is meant"
 )
 
+NEW_IDENTITY = (
+    f"there are leases, and {SECRET_FILE} was not beside them: nodes that have met this relay "
+    f"take it for another one, and refuse it; stop, and put {SECRET_FILE} back from a backup"
+)
+
+LEASES_NOT_USED = (
+    f"--store begins empty, and the leases of {FILE_NAME} in the state directory are not used; "
+    "if they are those of a restored backup, start without --store"
+)
+
 TLS_OPTIONS = ("tls-cert", "tls-key", "tls-client-ca")
 FILE_OPTIONS = (*TLS_OPTIONS, "token-file", "policy")
 """What these name is in a backup, too."""
@@ -217,6 +227,10 @@ class Options(PluginOptions):
         self._refuse_empty()
         self["listen"] = self["listen"] or ["tcp:6008"]
         self["state-dir"] = make_state_directory(self["state-dir"])
+        self["warnings"] = []
+        had_leases = (self["state-dir"] / FILE_NAME).exists()
+        if had_leases and not (self["state-dir"] / SECRET_FILE).exists():
+            self["warnings"].append(NEW_IDENTITY)
         try:
             self["relay-id"] = relay_id(self["state-dir"])
         except StartError as error:
@@ -232,6 +246,8 @@ class Options(PluginOptions):
             self["store"] = store_url(self["store"], self["state-dir"])
         except ValueError as error:
             raise usage.UsageError(f"--store: {error}") from None
+        if had_leases and not os.path.lexists(self["store"].removeprefix("sqlite:///")):
+            self["warnings"].append(LEASES_NOT_USED)
         for name, check in _CHECKS.items():
             try:
                 self[name] = check(self[name]) if self[name] else ""
@@ -386,6 +402,8 @@ def makeService(options: Options) -> Service:
         reloading.add(certificate.read_again, watch.look)
     reactor.callWhenRunning(on_hangup, reactor, reloading.hangup)
     services.append(service)
+    for warning in options["warnings"]:
+        reactor.callWhenRunning(log.warn, warning)
     if not options["claimed"] and settings.claimed is Claimed.ALLOW:
         reactor.callWhenRunning(log.warn, CLAIMS_ALLOWED)
     reactor.callWhenRunning(exit_cleanly_on_signals, reactor)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from proxyservice import tap
 from proxyservice.backup import archive, restoring, saving
 from proxyservice.leases import copying
 from proxyservice.leases.lease import Identity, LeaseTimes, Owner
@@ -743,6 +744,26 @@ def test_every_option_that_names_a_file_is_in_the_list() -> None:
     docs = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
     names = {str(row[0]) for row in ServiceOptions.optParameters if f"`--{row[0]} FILE`" in docs}
     assert names == set(FILE_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("gone", "store", "warned"),
+    [
+        ("", "", []),
+        ("relay.secret", "", [tap.NEW_IDENTITY]),
+        ("", "memory:", [tap.LEASES_NOT_USED]),
+        ("", "sqlite:///{}/other", [tap.LEASES_NOT_USED]),
+        ("leases.sqlite", "sqlite:///{}/other", []),
+    ],
+)
+def test_a_start_with_half_of_a_backup_is_warned_of(
+    state: Path, gone: str, store: str, warned: list[str]
+) -> None:
+    if gone:
+        (state / gone).unlink()
+    options = ServiceOptions()
+    options.parseOptions([f"--state-dir={state}", f"--store={store.format(state)}"])
+    assert options["warnings"] == warned
 
 
 def test_the_list_is_private_and_whole(tmp_path: Path) -> None:
