@@ -1,5 +1,5 @@
 """`python -m proxyservice`: the same as the console script."""
 
-from proxyservice.node.cli import main
+from proxyservice.command import main
 
 main(prog_name="proxyservice")

@@ -9,6 +9,8 @@ side that the operator must know (`StartError`, `StoreError`).
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 from proxyservice.text import printable
 
 LONGEST_CHARACTERS = 1000
@@ -56,8 +58,27 @@ class UnreachableError(ProxyServiceError):
     """A relay or peer that cannot be reached, does not answer, or went away."""
 
 
+class Distrust(Enum):
+    """What is wrong with a relay that is not trusted, and so who can mend it."""
+
+    PIN = auto()
+    """It is not the relay that was pinned: another one, or somebody in between."""
+    DATES = auto()
+    """Its certificate has expired or is not valid yet: a renewal or a clock mends that."""
+    CERTIFICATE = auto()
+    """An authority that is not known here, or another name: the user mends that."""
+    OURS = auto()
+    """It does not take the certificate that this node shows, or wants to see one."""
+    CHANNEL = auto()
+    """What it says is bound to another connection than this one."""
+
+
 class UntrustedError(ProxyServiceError):
-    """A relay that is not the one that was pinned; nothing was sent to it."""
+    """A relay that cannot be trusted; nothing was said to it."""
+
+    def __init__(self, text: str, distrust: Distrust = Distrust.PIN) -> None:
+        super().__init__(text)
+        self.distrust = distrust
 
 
 class StoreError(ProxyServiceError):

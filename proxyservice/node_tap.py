@@ -12,7 +12,8 @@ from twisted.python import usage
 
 from proxyservice.errors import ProxyServiceError
 from proxyservice.node.events import EndingEvents
-from proxyservice.node.exposure import Exposure, exit_status, read_settings
+from proxyservice.node.exposure import Exposure, read_settings
+from proxyservice.node.finality import exit_status
 from proxyservice.node.proxy_protocol import HEADERS
 from proxyservice.options import NO_BUSY_POLL, PluginOptions
 from proxyservice.output import settle

@@ -23,6 +23,7 @@ from proxyservice import __version__
 from proxyservice.errors import ProxyServiceError
 from proxyservice.net.descriptor_limit import raise_descriptor_limit
 from proxyservice.net.lean_loop import install_lean_loop
+from proxyservice.net.names import DaemonResolver
 from proxyservice.standard_streams import (
     free_standard_streams,
     open_standard_descriptors,
@@ -54,11 +55,13 @@ def prepare_reactor(reactor: Any, *, busy_poll: bool = True) -> None:
     """Give a reactor that is ours a clock that never jumps, and a lean loop; before any timer.
 
     The process may open as many descriptors as the system allows it. Twisted's clock is the
-    wall's: a step of it would fire or freeze every timer.
+    wall's: a step of it would fire or freeze every timer. Its resolver is a pool of threads
+    that the process's end would wait for.
     ``busy_poll`` as in `install_lean_loop`.
     """
     vars(reactor)["seconds"] = time.monotonic
     raise_descriptor_limit()
+    reactor.installNameResolver(DaemonResolver(reactor))
     install_lean_loop(reactor, busy_poll=busy_poll)
     reactor.callWhenRunning(_spare_the_collector)
 

@@ -36,7 +36,8 @@ MAY_IMPORT = {
     },
     "errors.py": {"text"},
     "units.py": set(),
-    "options.py": {"text"},
+    "options.py": {"text", "signals"},
+    "signals.py": set(),
     "text.py": set(),
     "files.py": {"errors"},
     "output.py": set(),
@@ -57,6 +58,7 @@ COMPOSITION_ROOTS = {
     "operator_cli.py",  # the commands for the operator of a relay
     "relay_cli.py",  # `proxyservice relay`, a process of its own
     "backup_cli.py",
+    "command.py",
     "__main__.py",
     "node/cli.py",  # the commands for people, which may run either side
     "node/expose.py",  # `proxyservice expose`, a process of its own

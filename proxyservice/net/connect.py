@@ -52,11 +52,26 @@ def dial_failure(code: int) -> DialFailure:
     return DialFailure(os.strerror(code), code in _OWN_RESOURCES)
 
 
+def socket_address(host: str, port: int) -> Any:
+    """What `connect` takes for an IP address; a zone (`fe80::1%eth0`) becomes its number.
+
+    Asks no name server. Raises socket.gaierror for a zone that no interface has.
+    """
+    if ":" not in host:
+        return host, port
+    if "%" not in host:
+        return host, port, 0, 0
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    found = socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, 0, numeric)
+    return found[0][4]
+
+
 @implementer(IWriteDescriptor)
 class Dial:
     """One attempt; exactly one of ``build()`` (the protocol) and ``failed(why)`` is called.
 
-    ``where`` is an IP address and a port, or the path of a unix socket.
+    ``where`` is an IP address, with a zone or without, and a port, or the path of a
+    unix socket. ``connected()`` follows when the protocol has its transport.
     """
 
     def __init__(
@@ -65,10 +80,12 @@ class Dial:
         where: tuple[str, int] | str,
         build: Callable[[], Protocol],
         failed: Callable[[DialFailure], None],
+        connected: Callable[[], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._is_unix = isinstance(where, str)
-        self._address: Any = (*where, 0, 0) if ":" in where[0] and not self._is_unix else where
+        self._address: Any = where
+        self._connected = connected
         self._build = build
         self._failed = failed
         self._timer: Any = None
@@ -79,7 +96,13 @@ class Dial:
     def start(self) -> None:
         """Begin; the outcome may be told before this returns."""
         try:
+            if not self._is_unix:
+                self._address = socket_address(*self._address)
             self._socket = self._new_socket()
+        except socket.gaierror:
+            zone = self._address[0].partition("%")[2]
+            self._failed(DialFailure(f"there is no interface {zone!r}"))
+            return
         except OSError as error:
             self._fail(error.errno or 0)
             return
@@ -153,6 +176,8 @@ class Dial:
         kind = EagerUnixSocket if self._is_unix else EagerSocket
         transport = kind(dialled, protocol, self._address, self._reactor)
         protocol.makeConnection(transport)
+        if self._connected is not None:
+            self._connected()
 
     def _fail(self, code: int) -> None:
         self.cancel()

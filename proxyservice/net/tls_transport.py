@@ -23,6 +23,9 @@ from proxyservice.wire.proof import BINDING_BYTES, NO_BINDING, Binding
 
 EXPORTER_LABEL = b"EXPORTER-Channel-Binding"
 
+FIRST_BYTES = 80
+"""Enough to see that somebody speaks no TLS, and what instead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:
@@ -36,6 +39,11 @@ class Channel:
 def channel_of(transport: Any) -> Channel:
     """The channel of a main connection's transport, once its handshake is done."""
     return transport.channel() if isinstance(transport, TLSTransport) else Channel()
+
+
+def heard_below(transport: Any) -> bytes | None:
+    """The first bytes that came below TLS, in the clear; None without TLS."""
+    return transport.heard if isinstance(transport, TLSTransport) else None
 
 
 def client_names(transport: Any) -> tuple[str, ...]:
@@ -80,7 +88,8 @@ class TLSTransport(TLSMemoryBIOProtocol, EagerProtocol):
     transport: Any
     factory: _TLSFactory
     wrappedProtocol: EagerProtocol
-    _heard = False
+    heard = b""
+    """The first bytes that came, of whatever is at the other end."""
 
     def receiveRoom(self) -> int | memoryview:
         """As the protocol above has it: what TLS adds makes its bytes a little fewer."""
@@ -94,8 +103,8 @@ class TLSTransport(TLSMemoryBIOProtocol, EagerProtocol):
         The first ones are told above, as none: whoever begins TLS has begun to
         speak, and has as long to say who it is as anybody.
         """
-        if not self._heard:
-            self._heard = True
+        if not self.heard:
+            self.heard = bytes(view[:FIRST_BYTES])
             self.wrappedProtocol.bufferReceived(view[:0])
         self.dataReceived(view)
 
@@ -128,6 +137,11 @@ class TLSTransport(TLSMemoryBIOProtocol, EagerProtocol):
 
     def _bufferedWrite(self, octets: bytes | memoryview) -> None:
         super()._bufferedWrite(bytes(octets))
+
+    def blame(self, reason: Failure) -> None:
+        """Why the handshake will fail, in better words than the alert that OpenSSL sends."""
+        if self._reason is None:
+            self._reason = reason
 
     def failVerification(self, reason: Failure) -> None:
         """The other end is the wrong one: what waited for the end of the handshake is not said."""

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.node.connecting import Connecting, in_time
 from proxyservice.node.events import EndingEvents
-from proxyservice.node.exposure import is_superseded
+from proxyservice.node.finality import Kind, is_superseded, kind_of
 from proxyservice.node.lease import NodeLease
 from proxyservice.node.progress import LONGEST_LINE_CHARACTERS, LiveLine, Traffic, summary_line
-from proxyservice.node.reminders import Reminders
+from proxyservice.node.reminders import Outages
 from proxyservice.text import printable
-
-STILL_DISCONNECTED_SECONDS = 60.0
-"""While no server can be reached, it is said so often."""
 
 
 def lines_lost(lines: int, *, as_json: bool) -> str:
@@ -56,7 +54,9 @@ class Announcements(EndingEvents):
         self._line = line
         self._as_json = as_json
         self._clock = clock
-        self._outages = Reminders(STILL_DISCONNECTED_SECONDS)
+        self._outages = Outages()
+        self.connection = Connecting()
+        """For the live line, as long as there is nothing better to show."""
 
     # ------------------------------------------------------------ where to
 
@@ -94,19 +94,28 @@ class Announcements(EndingEvents):
         )
 
     def connecting(self, server: str) -> None:
-        """Each attempt would be too much to say."""
+        """Each attempt would be too much to say; the live line has it."""
+        self.connection.dialling(server)
 
     def connected(self, server: str, local_address: str) -> None:
         """The address follows, or a refusal."""
-        self._outages.over(server)
-        self._tell("connected", f"connected to {server}", server=server)
+        self.connection.connected()
+        line = f"connected to {server}" if self._outages.connected() else ""
+        self._tell("connected", line, server=server)
 
     def addressed(self, lease: NodeLease, *, changed: bool) -> None:
         """The one line that scripts wait for; after a mere reconnect it is not repeated."""
         self._was_addressed = True
         fields: dict[str, Any] = {"target": lease.origin, "address": lease.address}
+        self.connection.reachable()
+        self._outages.well(self._clock.seconds())
         if not changed:
-            self._tell("resumed", f"{lease.origin} is reached at {lease.address} again", **fields)
+            line = (
+                f"{lease.origin} is reached at {lease.address} again"
+                if self._outages.is_told
+                else ""
+            )
+            self._tell("resumed", line, **fields)
         elif self._as_json:
             self._tell("exposed", **fields)
         else:
@@ -132,9 +141,10 @@ class Announcements(EndingEvents):
 
     def lease_delayed(self, lease: NodeLease, error: RefusedError, retry_seconds: float) -> None:
         """The others of this node go on."""
+        self.connection.delayed(str(error))
         self._tell(
             "delayed",
-            f"no address for {lease.origin} yet: {error}; asking again in {retry_seconds:.1f} s",
+            f"no address for {lease.origin} yet: {error}; asking again in {in_time(retry_seconds)}",
             target=lease.origin,
             reason=str(error),
             retry_seconds=round(retry_seconds, 3),
@@ -159,12 +169,13 @@ class Announcements(EndingEvents):
         self._tell("superseded", line, target=target, reason=str(error))
 
     def disconnected(self, server: str, error: ProxyServiceError, retry_seconds: float) -> None:
-        """Said when it begins, then once a minute."""
+        """Said when it begins, then ever more seldom; that somebody else answers, each time."""
         if not self._leases:
             return  # this is the end, and the reason was told
-        count = self._outages.due(server, self._clock.seconds())
-        reason = str(error).rstrip(".")
-        line = f"{server}: {reason}; trying again in {retry_seconds:.1f} s" if count else ""
+        now, kind, reason = self._clock.seconds(), kind_of(error), str(error).rstrip(".")
+        self.connection.lost(server, reason, now + retry_seconds)
+        count = self._outages.lost(server, kind.name, now, loud=kind is Kind.PIN)
+        line = f"{server}: {reason}; trying again in {in_time(retry_seconds)}" if count else ""
         self._tell(
             "disconnected",
             line + (f" ({count} attempts)" if count > 1 else ""),

@@ -28,6 +28,7 @@ from proxyservice.operator_cli import leases
 from proxyservice.options import LONGEST_LINE, suggestion
 from proxyservice.process import prepare_reactor
 from proxyservice.relay_cli import relay
+from proxyservice.signals import end_at_once_on_signals
 from proxyservice.standard_streams import free_standard_streams, open_standard_descriptors
 from proxyservice.state import usable_path
 from proxyservice.text import printable
@@ -231,7 +232,9 @@ def expose(
     key gets the same address again.
 
     Exit status: 0 when interrupted, 3 when another process with the same key
-    took over, 1 when no relay will serve, 2 for wrong usage.
+    took over, 1 when no relay will ever serve it, 2 for wrong usage. On a
+    terminal it also ends with 1 when it never had an address, for what only
+    you can mend; everywhere else it tries again for ever.
     """
     from proxyservice.node import expose as exposing
     from proxyservice.node.announcements import lines_lost
@@ -266,8 +269,10 @@ def run_reactor(work: Callable[[Any], Deferred[Any]], *, busy_poll: bool = True)
         if reactor.running:
             reactor.stop()
 
+    end_at_once_on_signals()  # until the work has its own way
     reactor.callWhenRunning(lambda: work(reactor).addBoth(finished))
-    reactor.run()
+    # the reactor's own handlers, where nothing else would wake it
+    reactor.run(installSignalHandlers=sys.platform == "win32")
     return status[0]
 
 

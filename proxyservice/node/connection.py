@@ -2,7 +2,9 @@
 
 Bytes become frames, frames become methods by a table. What visitors sent is
 delivered or dropped; it never ends the connection. The server's own mistakes
-do. When to dial again, and what the answers mean, is `node.py`'s.
+do, and so does a mistake of ours in reading it: whatever is raised in here, the
+connection ends and its owner hears of it, or the node would be silent for ever.
+When to dial again, and what the answers mean, is `node.py`'s.
 """
 
 from __future__ import annotations
@@ -13,14 +15,13 @@ from typing import Any, cast
 
 from google.protobuf.message import Message as ProtoMessage
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyservice.errors import (
     FrameError,
-    PeerError,
     ProxyServiceError,
     RefusedError,
-    StartError,
     UnreachableError,
     UntrustedError,
 )
@@ -28,12 +29,19 @@ from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
-from proxyservice.net.tls_transport import channel_of
+from proxyservice.net.tls_transport import channel_of, heard_below
 from proxyservice.node.connection_owner import ConnectionOwner, ConnectionSettings
 from proxyservice.node.dial import host_port_of
 from proxyservice.node.handshake import Handshake
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.messages import decode_relayed, received
+from proxyservice.node.mistakes import (
+    LONGEST_ANSWER_BYTES,
+    closed_silently,
+    no_tls_there,
+    speaks_tls,
+    what_answers,
+)
 from proxyservice.node.requests import PendingRequests
 from proxyservice.node.tls import explain
 from proxyservice.streams.multiplexer import Multiplexer, Stream
@@ -61,8 +69,13 @@ CHALLENGE_SECONDS = 5.0
 SILENT_INTERVALS = 3
 """Keepalives without any answer until the server counts as gone."""
 
-CLOSE_SECONDS = 5.0
-"""What is still unsent so long after a close is given up."""
+KEEPALIVE_RANGE_SECONDS = (1.0, 3600.0)
+"""What a server may ask for: no flood, and no silence that nobody would notice."""
+
+CLOSE_SECONDS = 1.0
+"""What is still unsent so long after a close is given up: whoever ends a process waits for it."""
+
+log = Logger()
 
 
 class NodeConnection(EagerProtocol):
@@ -95,6 +108,9 @@ class NodeConnection(EagerProtocol):
         """The streams of this connection, once the server has agreed to carry any."""
         self._timer: Any = None
         self._error: ProxyServiceError | None = None
+        self._is_ready = False
+        self._is_relay = False  # it has said one frame, so it is no other kind of server
+        self._first_bytes = b""
         self.dropped_frames = 0
         """Relayed frames that could not be read."""
 
@@ -112,8 +128,11 @@ class NodeConnection(EagerProtocol):
 
     def connectionMade(self) -> None:
         """Say Hello, or begin at once with a server of part A."""
-        configure_main_connection(self.transport)
         self.outlet = Outlet(self.transport, on_full=_nothing, on_drain=self._drained)
+        self._guarded(self._begin)
+
+    def _begin(self) -> None:
+        configure_main_connection(self.transport)
         if self._handshake is None:
             self._ready()
             return
@@ -122,7 +141,10 @@ class NodeConnection(EagerProtocol):
         self._handshake.hello_body = self.send(Opcode.HELLO, hello)[HEADER_BYTES:]
 
     def _no_challenge(self) -> None:
-        self.end(UnreachableError("no Challenge: no relay that proves keys and carries streams"))
+        what = self._what_answers()
+        if not what:
+            what = f"it is connected, but no relay answers within {CHALLENGE_SECONDS:g} s"
+        self.end(UnreachableError(what))
 
     def _challenge(self, message: pb.Message, frame: Frame) -> None:
         if self._handshake is None:
@@ -135,6 +157,7 @@ class NodeConnection(EagerProtocol):
         self._ready()
 
     def _ready(self) -> None:
+        self._is_ready = True
         self._timer = self._clock.callLater(self._keepalive_seconds, self._keep_alive)
         self._owner.connection_ready(self)
 
@@ -143,7 +166,8 @@ class NodeConnection(EagerProtocol):
         if self._handshake is None or not self._handshake.challenged:
             raise FrameError("a Welcome out of order")
         if welcome.keepalive_ms:
-            self._keepalive_seconds = welcome.keepalive_ms / 1000
+            least, most = KEEPALIVE_RANGE_SECONDS
+            self._keepalive_seconds = min(max(welcome.keepalive_ms / 1000, least), most)
             self._timer.reset(self._keepalive_seconds)
         if welcome.features >> pb.FEATURE_STREAMS & 1 and self.switch is None:
             multiplexer = Multiplexer(DEFAULT_WINDOW_BYTES)
@@ -160,9 +184,12 @@ class NodeConnection(EagerProtocol):
             message.request_nonce, opening.initial_window, opening.server_window
         )
         if stream is not None:
-            self._owner.visited(opening, self.switch, stream)
-            if stream.local is None:
-                self.switch.multiplexer.reset(stream, pb.RESET_UNWANTED, "nobody serves this here")
+            try:
+                self._owner.visited(opening, self.switch, stream)
+            finally:  # a stream that nobody holds is none, whatever went wrong
+                if stream.local is None:
+                    why = "nobody serves this here"
+                    self.switch.multiplexer.reset(stream, pb.RESET_UNWANTED, why)
         self.switch.tell()
 
     # ------------------------------------------------------------- bytes in
@@ -170,16 +197,35 @@ class NodeConnection(EagerProtocol):
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes of the server; the view is valid during the call only."""
         self._heard_at = self._clock.seconds()
+        if not self._is_relay:
+            self._first_bytes = (self._first_bytes + view)[:LONGEST_ANSWER_BYTES]
+        self._guarded(self._read, view)
+
+    def _read(self, view: memoryview) -> None:
         items = self._decoder.feed(view)
         try:
             for item in items:
+                self._is_relay = True
                 self._received(item)
                 if self._error is not None:
                     return
-        except (PeerError, RefusedError, UntrustedError, StartError) as error:
-            self.end(error)
+        except FrameError:
+            what = "" if self._is_relay else self._what_answers()
+            if not what:
+                raise
+            raise UnreachableError(what) from None
         finally:
             items.close()
+
+    def _guarded(self, act: Callable[..., None], *args: Any) -> None:
+        """Do it; whatever it raises ends this connection, and its owner goes on elsewhere."""
+        try:
+            act(*args)
+        except ProxyServiceError as error:
+            self.end(error)
+        except Exception as error:
+            log.failure("a main connection failed")
+            self.end(FrameError(f"what it says cannot be handled: {type(error).__name__}"))
 
     def _received(self, item: Frame | StreamPiece) -> None:
         if isinstance(item, StreamPiece):
@@ -263,6 +309,9 @@ class NodeConnection(EagerProtocol):
         return frame
 
     def _keep_alive(self) -> None:
+        self._guarded(self._say_alive)
+
+    def _say_alive(self) -> None:
         most_seconds = SILENT_INTERVALS * self._keepalive_seconds
         silent_seconds = self._clock.seconds() - self._heard_at
         if silent_seconds >= most_seconds:
@@ -288,8 +337,10 @@ class NodeConnection(EagerProtocol):
             self.transport.abortConnection()
 
     def close(self) -> None:
-        """End it in order: what was said still leaves."""
-        if self._error is None:
+        """End it in order: what was said still leaves. Before anything was agreed nothing was."""
+        if not self._is_ready:
+            self.end(UnreachableError("closed"))
+        elif self._error is None:
             self._error = UnreachableError("closed")
             self.outlet.close()
             self.transport.unregisterProducer()  # a paused one would put the close off
@@ -304,14 +355,35 @@ class NodeConnection(EagerProtocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
         """The transport is gone, for whatever reason."""
         self._stop_timer()
-        self.outlet.close()
-        if self.switch is not None:
-            self.switch.lost("the main connection is gone")
-        error = self._error or explain(reason, self.server)
-        error = error or UnreachableError("the relay closed the connection")
-        self._error = error
-        self._requests.fail_all(error)
-        self._owner.connection_ended(self, error)
+        self._error = error = self._error or self._why_lost(reason)
+        try:
+            self.outlet.close()
+            if self.switch is not None:
+                self.switch.lost("the main connection is gone")
+            self._requests.fail_all(error)
+        except Exception:  # the owner must hear of the end, or nobody dials again
+            log.failure("a main connection did not end well")
+        finally:
+            self._owner.connection_ended(self, error)
+
+    def _why_lost(self, reason: Failure) -> ProxyServiceError:
+        error = explain(reason, self.server)
+        if isinstance(error, UntrustedError):
+            return error
+        if self._is_relay:
+            return error or UnreachableError("the relay closed the connection")
+        return UnreachableError(self._what_answers() or str(error or self._closed_silently()))
+
+    def _what_answers(self) -> str:
+        """Another kind of server, if it is known for one by what it said first."""
+        below_tls = heard_below(self.transport)
+        what = what_answers(self._first_bytes or below_tls or b"", self.server)
+        is_other = below_tls and not speaks_tls(below_tls)
+        return what or (no_tls_there(self.server) if is_other else "")
+
+    def _closed_silently(self) -> str:
+        below_tls = heard_below(self.transport)
+        return closed_silently(self.server, in_handshake=below_tls == b"")
 
 
 def _no_opening(stream: Stream) -> bytes:

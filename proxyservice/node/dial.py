@@ -9,20 +9,29 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from proxyservice.errors import StartError
 from proxyservice.net.addresses import format_host_port
+from proxyservice.net.names import NameLookups
 from proxyservice.net.tls_transport import tls_factory
 from proxyservice.node.client import EagerTCPEndpoint
+from proxyservice.node.mistakes import TLS_PREFIX, likely_meant
 from proxyservice.node.tls import TLSTrust
 
-TLS_PREFIX = "tls:"
+LONGEST_ADDRESS = 300
+"""A host name has 253 characters at most."""
 
 DEFAULT_PORT = 6008
 """Where a relay listens unless its operator chose otherwise."""
 
-_HOST_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?")
+_ADDRESS = r"\[([0-9A-Fa-f:.]+(?:%[^\s%/\[\]]+)?)\]"  # IPv6, and the interface it is behind
+_NAME = r"""([^\s:/\[\]@%?#,\\"'<>]+)"""
+_HOST_PORT = re.compile(rf"(?:{_ADDRESS}|{_NAME})(?::([0-9]{{1,5}}))?")
+
+
+log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,15 @@ def split_host_port(text: str, default_port: int = 0) -> tuple[str, int]:
     return match[1] or match[2], port
 
 
+def is_proxy_address(text: str) -> bool:
+    """Whether a relay's `host:port` is one that can be shown and dialled."""
+    try:
+        split_host_port(text)
+    except ValueError:
+        return False
+    return len(text) <= LONGEST_ADDRESS and text.isprintable()
+
+
 def host_port_of(address: Any) -> str:
     """`host:port` of a transport's end; empty for one that has neither (a unix socket)."""
     host, port = getattr(address, "host", None), getattr(address, "port", 0)
@@ -57,12 +75,44 @@ def parse_server(server: str | Server, reactor: Any, trust: TLSTrust | None = No
     try:
         host, port = split_host_port(plain, DEFAULT_PORT)
     except ValueError as error:
-        raise StartError(f"server {error}") from None
+        raise StartError(f"server {error}{_suggestion(server)}") from None
     name = format_host_port(host, port)
     if plain == server:
         return Server(name, lambda: EagerTCPEndpoint(reactor, host, port))
-    creator = (trust or TLSTrust()).creator(host)
-    return Server(TLS_PREFIX + name, lambda: _TLSEndpoint(reactor, host, port, creator))
+    creators = _Creators(trust or TLSTrust(), host)
+    return Server(
+        TLS_PREFIX + name, lambda: _TLSEndpoint(reactor, host, port, creators.for_attempt())
+    )
+
+
+def _suggestion(server: str) -> str:
+    """What to write instead, where that can be guessed."""
+    meant = likely_meant(server)
+    try:
+        split_host_port(meant.removeprefix(TLS_PREFIX), DEFAULT_PORT)
+    except ValueError:
+        return ""
+    return f"; write {meant}" if meant != server else ""
+
+
+class _Creators:
+    """Makes TLS connections to one host, by the files as they are now.
+
+    Certificates and authorities are renewed while a node runs. What cannot be
+    read any more, by a process that gave up its rights or in the middle of a
+    renewal, stays as it was.
+    """
+
+    def __init__(self, trust: TLSTrust, host: str) -> None:
+        self._trust, self._host = trust, host
+        self._creator = trust.creator(host)
+
+    def for_attempt(self) -> Any:
+        try:
+            self._creator = self._trust.creator(self._host)
+        except StartError as error:
+            log.warn("{error}; what was read before stays in use", error=error)
+        return self._creator
 
 
 @implementer(IStreamClientEndpoint)
@@ -80,8 +130,11 @@ class _TLSEndpoint:
         return connected.addCallback(lambda protocol: protocol.wrappedProtocol)
 
 
-def peer_endpoint(address: str, reactor: Any) -> IStreamClientEndpoint:
-    """The endpoint of a peer's proxy address, `host:port`. Raises ValueError."""
+def peer_endpoint(address: str, reactor: Any, lookups: NameLookups) -> IStreamClientEndpoint:
+    """The endpoint of a peer's proxy address, `host:port`. Raises ValueError.
+
+    ``lookups``: apart from those of relays, as peers may name what they like.
+    """
     host, port = split_host_port(address)
-    endpoint: IStreamClientEndpoint = EagerTCPEndpoint(reactor, host, port)
+    endpoint: IStreamClientEndpoint = EagerTCPEndpoint(reactor, host, port, lookups)
     return endpoint

@@ -1,46 +1,36 @@
-"""Keeps a node connected: which server, when, and when to stop trying."""
+"""Keeps a node connected: which server, when, and when to stop trying.
+
+What an error means is asked of `finality.py`, whose turn it is of `retry.py`.
+A relay may be broken or lie: whatever it says costs the node that relay alone.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyservice.errors import (
-    ProxyServiceError,
-    RefusedError,
-    StartError,
-    UnreachableError,
-    UntrustedError,
-)
+from proxyservice.errors import PeerError, ProxyServiceError, UnreachableError
 from proxyservice.node.connection import NodeConnection
 from proxyservice.node.dial import Server
 from proxyservice.node.events import NodeEvents
+from proxyservice.node.finality import TREATMENTS, hint_seconds, is_final, is_superseded, kind_of
 from proxyservice.node.retry import Retry
 from proxyservice.wire import proxyservice_pb2 as pb
 
 SETTLED_SECONDS = 10.0
 """A connection that held its lease for so long was a good one: retries count from 0 again."""
 
-RESTART_DELAY_SECONDS = 2.0
-"""Longest delay between attempts while a server that said so restarts."""
+ATTEMPT_SECONDS = 12.0
+"""Our own endpoints say earlier what is missing; this is for others, which may wait for ever."""
 
-CONNECT_SECONDS = 10.0
-"""A host that answers at all has answered by then, two lost packets included."""
-
-FINAL_FOR_SERVER = frozenset(
-    {
-        pb.REFUSAL_MALFORMED,
-        pb.REFUSAL_UNSUPPORTED,
-        pb.REFUSAL_UNAUTHENTICATED,
-        pb.REFUSAL_DENIED,
-    }
-)
-"""Refusals that the same server would repeat (docs/protocol.md, "Refusals")."""
+LEAVING_CONNECTIONS = 4
+"""Whose servers are about to stop. One is usual; a relay that says so on each would have more."""
 
 log = Logger()
 
@@ -49,6 +39,7 @@ class Dialler:
     """One connection at a time, made by ``build`` for the server that is its turn.
 
     Beside it those whose servers are about to stop, until they are closed.
+    ``impatient()`` as in `finality.is_final`.
     """
 
     def __init__(
@@ -58,22 +49,22 @@ class Dialler:
         give_up: Callable[[ProxyServiceError], None],
         events: NodeEvents,
         clock: Any,
+        impatient: Callable[[], bool] = lambda: False,
     ) -> None:
         self._servers = servers
         self._build = build
         self._give_up = give_up
         self._events = events
         self._clock = clock
+        self._impatient = impatient
         self._retry = Retry(len(servers))
-        self._hopeless: dict[str, ProxyServiceError] = {}
+        self._passed_over: set[int] = set()  # out of impatience
         self._attempt: Deferred[Any] | None = None
         self._timer: Any = None
         self._running = False
         self._connection: NodeConnection | None = None
-        self._leaving: set[NodeConnection] = set()
+        self._leaving: OrderedDict[NodeConnection, None] = OrderedDict()
         self._closed: Deferred[None] | None = None
-        self._back_at: dict[str, float] = {}  # when a server that stopped wants to be dialled
-        self._restarts_until = 0.0  # until then one of them is worth being asked often
 
     def start(self) -> None:
         """Dial the first server."""
@@ -97,13 +88,23 @@ class Dialler:
             connection.close()
         return closed
 
+    @property
+    def _server(self) -> Server:
+        return self._servers[self._retry.server]
+
     def _dial(self) -> None:
-        server = self._servers[self._retry.server]
+        server = self._server
         self._events.connecting(server.name)
-        attempt = server.endpoint().connect(Factory.forProtocol(lambda: self._begin(server)))
-        self._attempt = attempt.addTimeout(CONNECT_SECONDS, self._clock)
-        attempt.addCallbacks(self._arrived, self._missed, (), {}, (server,), {})
+        attempt = self._connect(server)
+        self._attempt = attempt.addTimeout(ATTEMPT_SECONDS, self._clock)
+        attempt.addCallbacks(self._arrived, self._missed)
         attempt.addErrback(lambda failure: log.failure("dialling failed", failure))
+
+    def _connect(self, server: Server) -> Deferred[Any]:
+        try:
+            return server.endpoint().connect(Factory.forProtocol(lambda: self._begin(server)))
+        except Exception:  # an endpoint may be anybody's, and a node must not fall silent for it
+            return fail(Failure())
 
     def _begin(self, server: Server) -> NodeConnection:
         self._connection = self._build(server)
@@ -112,12 +113,14 @@ class Dialler:
     def _arrived(self, connection: object) -> None:
         self._attempt = None
 
-    def _missed(self, failure: Failure, server: Server) -> None:
+    def _missed(self, failure: Failure) -> None:
         self._attempt = None
         self._connection = None
         if self._running:
-            why = failure.getErrorMessage() or "cannot be reached"
-            self._again(UnreachableError(why), held_seconds=None)
+            error = failure.value
+            if not isinstance(error, ProxyServiceError):
+                error = UnreachableError(failure.getErrorMessage() or "it cannot be reached")
+            self._again(error, held_seconds=None)
 
     def sent_away(self, hint: pb.Draining, held_seconds: float | None) -> None:
         """The server is about to stop: dial another one, or this one later.
@@ -126,13 +129,16 @@ class Dialler:
         """
         connection, self._connection = self._connection, None
         assert connection is not None, "it said so on it"
-        self._leaving.add(connection)
-        now, server = self._clock.seconds(), self._servers[self._retry.server].name
-        self._back_at[server] = now + hint.reconnect_in_ms / 1000
-        self._restarts_until = now + hint.try_for_ms / 1000
-        settled = held_seconds is not None and held_seconds >= SETTLED_SECONDS
-        delay_seconds = self._retry.sent_away(settled=settled)
-        self._dial_later(server, UnreachableError("the relay is about to stop"), delay_seconds)
+        self._leaving[connection] = None
+        name, now = self._server.name, self._clock.seconds()
+        if _is_settled(held_seconds):
+            self._retry.settled()
+        delay_seconds = self._retry.sent_away(
+            now, hint.reconnect_in_ms / 1000, hint.try_for_ms / 1000
+        )
+        self._dial_later(name, UnreachableError("the relay is about to stop"), delay_seconds)
+        if len(self._leaving) > LEAVING_CONNECTIONS:
+            next(iter(self._leaving)).close()
 
     def is_leaving(self, connection: NodeConnection) -> bool:
         """Its server is about to stop, and another connection is or will be there instead."""
@@ -143,7 +149,7 @@ class Dialler:
     ) -> None:
         """A connection is gone; ``held_seconds`` says how long it had a lease, None: never."""
         was_leaving = connection in self._leaving
-        self._leaving.discard(connection)
+        self._leaving.pop(connection, None)
         if not was_leaving:
             self._connection = None
         if self._closed is not None:
@@ -154,43 +160,43 @@ class Dialler:
             self._again(error, held_seconds)
 
     def _again(self, error: ProxyServiceError, held_seconds: float | None) -> None:
-        server = self._servers[self._retry.server].name
-        if is_final(error):
-            self._hopeless[server] = error
-            if _is_superseded(error) or all(one.name in self._hopeless for one in self._servers):
+        name, now, retry = self._server.name, self._clock.seconds(), self._retry
+        impatient = self._impatient()
+        if not impatient:
+            self._look_again()
+        if is_final(error, impatient=impatient):
+            if not is_final(error):
+                self._passed_over.add(retry.server)
+            delay_seconds = retry.gave_up(now)
+            if is_superseded(error) or retry.is_hopeless:
                 self._running = False
                 self._give_up(error)
                 return
-            held_seconds = None
-        if held_seconds is not None:
-            delay_seconds = self._retry.lost(settled=held_seconds >= SETTLED_SECONDS)
         else:
-            delay_seconds = self._retry.failed()
-        self._dial_later(server, error, max(delay_seconds, _hint_seconds(error)))
+            delay_seconds = self._wait_seconds(error, held_seconds, now)
+        self._dial_later(name, error, delay_seconds)
+
+    def _look_again(self) -> None:
+        """The node had a lease: from now on it has all the time that there is."""
+        for server in self._passed_over:
+            self._retry.hope_again(server)
+        self._passed_over.clear()
+
+    def _wait_seconds(
+        self, error: ProxyServiceError, held_seconds: float | None, now: float
+    ) -> float:
+        if _is_settled(held_seconds):
+            self._retry.settled()
+        waits, hint = TREATMENTS[kind_of(error)].waits, hint_seconds(error)
+        if held_seconds is None or isinstance(error, PeerError):
+            return self._retry.failed(waits, now, hint)
+        return self._retry.lost(waits, now, hint)
 
     def _dial_later(self, lost: str, error: ProxyServiceError, delay_seconds: float) -> None:
-        """Dial the server whose turn it is, or the next of use, not before it wants to be."""
-        while self._servers[self._retry.server].name in self._hopeless:
-            self._retry.skip()
-        now = self._clock.seconds()
-        if now < self._restarts_until:
-            delay_seconds = min(delay_seconds, RESTART_DELAY_SECONDS)
-        back_at = self._back_at.get(self._servers[self._retry.server].name, now)
-        delay_seconds = max(delay_seconds, back_at - now)
-        self._events.disconnected(lost, error, delay_seconds)
+        """Dial the server whose turn it is then."""
         self._timer = self._clock.callLater(delay_seconds, self._dial)
+        self._events.disconnected(lost, error, delay_seconds)
 
 
-def _is_superseded(error: ProxyServiceError) -> bool:
-    return isinstance(error, RefusedError) and error.code == pb.REFUSAL_SUPERSEDED
-
-
-def is_final(error: ProxyServiceError) -> bool:
-    """Whether the same server would say the same again."""
-    if isinstance(error, RefusedError):
-        return error.code in FINAL_FOR_SERVER or _is_superseded(error)
-    return isinstance(error, (UntrustedError, StartError))
-
-
-def _hint_seconds(error: ProxyServiceError) -> float:
-    return error.retry_after_seconds if isinstance(error, RefusedError) else 0.0
+def _is_settled(held_seconds: float | None) -> bool:
+    return held_seconds is not None and held_seconds >= SETTLED_SECONDS

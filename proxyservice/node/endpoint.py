@@ -1,14 +1,15 @@
 """A Twisted server endpoint at a proxy address: any server is reached there, with no local port.
 
-Endpoints with the same servers and key share one node, and so one main
-connection; they differ by their origin address. The node runs while one of
-them listens.
+Endpoints with the same servers, key, trust and token share one node, and so one
+main connection; they differ by their origin address. The node runs while one of
+them listens. With another trust or token it is another node.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from zope.interface import implementer
 
 from proxyservice.errors import ProxyServiceError, StartError
 from proxyservice.net.stream_switch import StreamSwitch
-from proxyservice.node.dial import TLS_PREFIX, Server, parse_server
+from proxyservice.node.dial import Server, parse_server
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.keys import open_key
 from proxyservice.node.known_relays import KnownRelays
 from proxyservice.node.lease import NodeLease
+from proxyservice.node.mistakes import TLS_PREFIX
 from proxyservice.node.node import Node
 from proxyservice.node.state import KEY_FILE, KNOWN_RELAYS_FILE, state_directory
 from proxyservice.node.streams import FactoryAcceptor, Visit, tcp_address
@@ -78,12 +80,15 @@ class ProxiedServerEndpoint:
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Fire when visitors can come; until a server is reached it is tried again and again.
 
-        Fails with StartError (the key), RefusedError or UntrustedError when no
-        server will have this node, ValueError when the origin listens already.
+        Fails with StartError (the key), with RefusedError when all servers have
+        refused this node for good (`finality.py`: nothing that time may mend),
+        with ValueError when the origin listens already.
         """
         try:
             token = find_token(self._token_file, os.environ)
-            shared = _shared_node(self._reactor, self._servers, self._key_file, self._trust, token)
+            shared = _shared_node(
+                self._reactor, self._servers, self._key_file, self._trust, token, self._origin
+            )
             lease = shared.open(self._origin, protocolFactory)
         except (StartError, ValueError) as error:
             return fail(error)
@@ -153,23 +158,29 @@ class _OriginAcceptor:
             self._acceptor.accept(visit, switch, stream)
 
 
-_NodeKey = tuple[int, tuple[str, ...], Path, TLSTrust | None]
+@dataclass(frozen=True, slots=True)
+class _NodeKey:
+    """What endpoints that share a node have in common."""
+
+    reactor_id: int
+    servers: tuple[str, ...]
+    key_file: Path
+    trust: TLSTrust
+    token: Token | None
+
+    def would_fight(self, other: _NodeKey) -> bool:
+        """Whether two nodes take each other's leases: one key, and a server in common."""
+        same_key = os.path.realpath(self.key_file) == os.path.realpath(other.key_file)
+        return same_key and not set(self.servers).isdisjoint(other.servers)
+
+
 _shared_nodes: dict[_NodeKey, _SharedNode] = {}
 
 
 class _SharedNode:
-    """The node of all endpoints with the same servers, key and trust.
+    """The node of all endpoints with the same `_NodeKey`; it runs while one of them listens."""
 
-    It runs while one of them listens.
-    """
-
-    def __init__(
-        self,
-        key: _NodeKey,
-        reactor: Any,
-        servers: Sequence[Server],
-        token: Token | None,
-    ) -> None:
+    def __init__(self, key: _NodeKey, reactor: Any, servers: Sequence[Server]) -> None:
         self._key = key
         self._reactor = reactor
         directory = state_directory()
@@ -177,7 +188,7 @@ class _SharedNode:
         self.node = Node(
             servers,
             reactor=reactor,
-            identity=NodeIdentity(key=self._key_in(key[2]), token=token),
+            identity=NodeIdentity(key=self._key_in(key.key_file), token=key.token),
             known_relays=KnownRelays(directory / KNOWN_RELAYS_FILE),
         )
         self._leases: dict[str, NodeLease] = {}
@@ -192,19 +203,22 @@ class _SharedNode:
         return opened.key
 
     def open(self, origin: str, factory: IProtocolFactory) -> NodeLease:
-        """Have a lease for this origin address. Raises ValueError when it listens already."""
+        """Have a lease for this origin address, which does not listen yet."""
         lease = self._leases.get(origin)
         if lease is None:
             acceptor = _OriginAcceptor(self._reactor)
             lease = self.node.lease(origin, mode=pb.MODE_STREAMS, acceptor=acceptor)
             self._leases[origin] = lease
-        elif lease.acceptor.listens:
-            raise ValueError(f"origin {origin!r} listens already; give each its own origin=NAME")
         lease.acceptor.open(factory)
         self._listening += 1
         if self._listening == 1:
             self.node.startService()
         return lease
+
+    def listens(self, origin: str) -> bool:
+        """Whether visitors of this origin address are served."""
+        lease = self._leases.get(origin)
+        return self.node.error is None and lease is not None and bool(lease.acceptor.listens)
 
     def close(self, lease: NodeLease, *, release: bool) -> Deferred[None]:
         """Nobody listens there any more; fires when that is done."""
@@ -224,13 +238,22 @@ def _shared_node(
     key_file: Path | None,
     trust: TLSTrust | None,
     token: Token | None,
+    origin: str,
 ) -> _SharedNode:
-    """The running node, or a new one. Raises StartError."""
+    """The running node, or a new one. Raises StartError, and ValueError if the origin listens.
+
+    That is so in another node too, of the same key and relay: the two would
+    take the lease from each other.
+    """
     key_file = key_file or state_directory() / KEY_FILE
-    key = (id(reactor), tuple(server.name for server in servers), key_file, trust)
+    names = tuple(server.name for server in servers)
+    key = _NodeKey(id(reactor), names, key_file, trust or TLSTrust(), token)
+    for other, node in _shared_nodes.items():
+        if node.listens(origin) and key.would_fight(other):
+            raise ValueError(f"origin {origin!r} listens already; give each its own origin=NAME")
     shared = _shared_nodes.get(key)
     if shared is None or shared.node.error is not None:
-        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers, token)
+        shared = _shared_nodes[key] = _SharedNode(key, reactor, servers)
     return shared
 
 

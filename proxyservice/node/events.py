@@ -6,11 +6,16 @@ Subclass to print, count or show; nothing depends on what these methods do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.node.connecting import in_time
+from proxyservice.node.finality import Kind, kind_of
+from proxyservice.node.reminders import Outages
 
 if TYPE_CHECKING:
     from proxyservice.node.lease import NodeLease
@@ -20,6 +25,11 @@ class NodeEvents:
     """Told by a `Node`; times are seconds."""
 
     log = Logger()
+    seconds: Callable[[], float] = staticmethod(monotonic)
+
+    @cached_property
+    def _outages(self) -> Outages:
+        return Outages()
 
     def connecting(self, server: str) -> None:
         """A main connection to ``server`` (as the user named it) is being opened."""
@@ -27,7 +37,8 @@ class NodeEvents:
 
     def connected(self, server: str, local_address: str) -> None:
         """The main connection is there; ``local_address`` (`host:port`) is its near end."""
-        self.log.info("connected to {server}", server=server)
+        if self._outages.connected():
+            self.log.info("connected to {server}", server=server)
 
     def peer_connected(self, address: str, local_address: str) -> None:
         """There is a connection to a peer's proxy address."""
@@ -35,11 +46,13 @@ class NodeEvents:
 
     def addressed(self, lease: NodeLease, *, changed: bool) -> None:
         """The lease is granted; ``changed`` when its address is not the one before."""
-        self.log.info(
-            "{origin} is reached at {address}",
-            origin=lease.origin or "this node",
-            address=lease.address,
-        )
+        self._outages.well(self.seconds())
+        if self._outages.is_told or changed:
+            self.log.info(
+                "{origin} is reached at {address}",
+                origin=lease.origin or "this node",
+                address=lease.address,
+            )
 
     def port_unavailable(self, lease: NodeLease, error: RefusedError) -> None:
         """The wanted port is unavailable; with `NodeLease.port_or_any` another is asked for."""
@@ -57,10 +70,10 @@ class NodeEvents:
     def lease_delayed(self, lease: NodeLease, error: RefusedError, retry_seconds: float) -> None:
         """The server cannot grant this lease now."""
         self.log.warn(
-            "no address for {origin} yet: {why}; asking again in {seconds:.1f} s",
+            "no address for {origin} yet: {why}; asking again in {wait}",
             origin=lease.origin,
             why=error,
-            seconds=retry_seconds,
+            wait=in_time(retry_seconds),
         )
 
     def released(self, lease: NodeLease) -> None:
@@ -72,13 +85,21 @@ class NodeEvents:
         self.log.warn("{address} was not released: no connection", address=lease.address)
 
     def disconnected(self, server: str, error: ProxyServiceError, retry_seconds: float) -> None:
-        """No connection to ``server``, or no longer; the next attempt is ``retry_seconds`` away."""
-        self.log.warn(
-            "{server}: {why}; trying again in {seconds:.1f} s",
-            server=server,
-            why=error,
-            seconds=retry_seconds,
-        )
+        """No connection to ``server``, or no longer; the next attempt is ``retry_seconds`` away.
+
+        Called at each attempt, for ever; the log has the first of a kind, then
+        ever fewer, but for a relay that is not the one that was pinned.
+        """
+        kind = kind_of(error)
+        is_other = kind is Kind.PIN
+        if self._outages.lost(server, kind.name, self.seconds(), loud=is_other):
+            self.log.emit(
+                LogLevel.error if is_other else LogLevel.warn,
+                "{server}: {why}; trying again in {wait}",
+                server=server,
+                why=error,
+                wait=in_time(retry_seconds),
+            )
 
     def target_down(self, target: str, reason: str, *, visitors: int = 1) -> None:
         """A target (as typed) cannot be dialled; its visitors were closed.

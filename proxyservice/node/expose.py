@@ -11,7 +11,9 @@ from zope.interface import implementer
 
 from proxyservice.errors import ProxyServiceError
 from proxyservice.node.announcements import Announcements
-from proxyservice.node.exposure import ExposeSettings, Exposure, exit_status
+from proxyservice.node.connecting import Connecting
+from proxyservice.node.exposure import ExposeSettings, Exposure
+from proxyservice.node.finality import exit_status
 from proxyservice.node.progress import REDRAW_SECONDS, LiveLine, Rates, progress_line
 from proxyservice.output import Output
 from proxyservice.process import on_first_signal
@@ -46,11 +48,12 @@ def expose(
     )
     observers = [_OneLineLog(announcements)]
     globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
-    exposure = Exposure(reactor, settings, announcements)
+    impatient = is_terminal(stderr)
+    exposure = Exposure(reactor, settings, announcements, impatient=impatient)
     exposure.startService()
     announcements.started(settings.key_file, exposure.fingerprint, new_key=exposure.key_is_new)
     on_first_signal(reactor, lambda: end(0))
-    drawing = draw_progress(reactor, exposure, line)
+    drawing = draw_progress(reactor, exposure, line, announcements.connection)
     status = yield ending
     drawing.stop()
     yield exposure.stopService()
@@ -58,13 +61,24 @@ def expose(
     return status
 
 
-def draw_progress(reactor: Any, exposure: Exposure, line: LiveLine) -> LoopingCall:
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody may be waiting there."""
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError, OSError):  # there is none, or it is closed
+        return False
+
+
+def draw_progress(
+    reactor: Any, exposure: Exposure, line: LiveLine, connection: Connecting
+) -> LoopingCall:
     """Keep the live line up to date, where there is one."""
     rates = Rates()
 
     def draw() -> None:
-        traffic = exposure.traffic
-        line.draw(progress_line(traffic, *rates.update(reactor.seconds(), traffic)))
+        traffic, now = exposure.traffic, reactor.seconds()
+        passed = progress_line(traffic, *rates.update(now, traffic))
+        line.draw(connection.line(now) or passed)
 
     drawing = LoopingCall(draw if line.shown else lambda: None)
     drawing.clock = reactor

@@ -1,7 +1,7 @@
 """Exposed local servers: one node, and a lease and a forwarder for each target.
 
 What `proxyservice expose` and `twistd proxynode` have in common: their
-settings, the service, and the exit status that an error means.
+settings and the service.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 
-from proxyservice.errors import ProxyServiceError, RefusedError, StartError
+from proxyservice.errors import StartError
 from proxyservice.node.dial import Server, parse_server
 from proxyservice.node.events import NodeEvents
 from proxyservice.node.forward import Forwarder
@@ -42,13 +42,10 @@ from proxyservice.wire.tokens import Token
 
 log = Logger()
 
-FAILED_STATUS = 1
-SUPERSEDED_STATUS = 3
-
 TARGET_DOWN_SECONDS = 10.0
 """A target that is down is told so often, however many visitors come."""
 
-RELEASE_SECONDS = 3.0
+RELEASE_SECONDS = 1.5
 """How long the end waits for the server to confirm a Release."""
 
 LONGEST_LABEL_BYTES = 64
@@ -136,7 +133,7 @@ def read_settings(
 
 def _server(text: str, trust: TLSTrust) -> str:
     """`[tls:]HOST[:PORT]`, or what endpoint strings have: `tcp:HOST:PORT`, `tcp:host=H:port=P`."""
-    if text.startswith("tcp:") and ":" in text[4:]:
+    if text.startswith("tcp:") and ":" in text[4:] and not text.startswith("tcp://"):
         text = _of_endpoint(text[4:])
     try:
         parse_server(text, None, trust)
@@ -161,20 +158,21 @@ def _of_endpoint(text: str) -> str:
     return f"{host}:{port}"
 
 
-def is_superseded(error: ProxyServiceError) -> bool:
-    """Whether another process with the same key took over."""
-    return isinstance(error, RefusedError) and error.code == pb.REFUSAL_SUPERSEDED
-
-
-def exit_status(error: ProxyServiceError) -> int:
-    """Of a process that has ended because of ``error``."""
-    return SUPERSEDED_STATUS if is_superseded(error) else FAILED_STATUS
-
-
 class Exposure(Service):
-    """Reachable from its start to its stop; ``events`` hears of everything in between."""
+    """Reachable from its start to its stop; ``events`` hears of everything in between.
 
-    def __init__(self, reactor: Any, settings: ExposeSettings, events: NodeEvents) -> None:
+    ``impatient``: somebody waits at a terminal (`Node`).
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: ExposeSettings,
+        events: NodeEvents,
+        *,
+        impatient: bool = False,
+    ) -> None:
+        self._impatient = impatient
         self._reactor = reactor
         self._settings = settings
         self._events = events
@@ -207,6 +205,7 @@ class Exposure(Service):
             known_relays=KnownRelays(settings.known_relays_file),
             events=self._events,
             trust=settings.trust,
+            impatient=self._impatient,
         )
         reports = _TargetReports(self._events, self._reactor)
         for target in settings.targets:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 
-from proxyservice.errors import FrameError, RefusedError, UntrustedError
+from proxyservice.errors import Distrust, FrameError, RefusedError, UntrustedError
 from proxyservice.net.tls_transport import Channel
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.known_relays import KnownRelays
@@ -66,7 +66,8 @@ class Handshake:
         if not 0 < challenge.version <= VERSION:
             raise RefusedError(pb.REFUSAL_UNSUPPORTED, f"version {challenge.version} offered")
         if challenge.binding_type != channel.binding_type:
-            raise UntrustedError(f"{self._server} binds the proof to another kind of connection")
+            text = f"{self._server} binds the proof to another kind of connection"
+            raise UntrustedError(text, Distrust.CHANNEL)
         self._check_relay(challenge.relay_id, channel)
         self.challenged = True
         key = self._identity.key

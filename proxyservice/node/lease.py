@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from proxyservice.errors import ProxyServiceError
+from proxyservice.node.retry import Backoff
 from proxyservice.text import printable
 from proxyservice.wire import proxyservice_pb2 as pb
 
@@ -42,6 +43,10 @@ class NodeLease:
         """`host:port` where visitors reach the node; None before the first grant."""
         self.granted = False
         """The present main connection holds it."""
+        self.asked = False
+        """The present main connection has asked for it, and has no answer yet."""
+        self.backoff = Backoff()
+        """Between requests for it."""
         self.generation = 0
         self.request_nonce = 0
         """Number of the request by which the present connection asked for it."""

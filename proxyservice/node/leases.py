@@ -9,24 +9,15 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.errors import FrameError, ProxyServiceError, RefusedError
 from proxyservice.node.connection import NodeConnection
+from proxyservice.node.dial import is_proxy_address
 from proxyservice.node.events import NodeEvents
+from proxyservice.node.finality import TREATMENTS, hint_seconds, is_final, kind_of
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.lease import NodeLease
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
-
-FINAL_FOR_LEASE = frozenset(
-    {
-        pb.REFUSAL_MALFORMED,
-        pb.REFUSAL_UNSUPPORTED,
-        pb.REFUSAL_UNAUTHENTICATED,
-        pb.REFUSAL_DENIED,
-        pb.REFUSAL_QUOTA,
-    }
-)
-"""Refusals after which asking again is no use (docs/protocol.md, "Refusals")."""
 
 SHORTEST_RETRY_SECONDS = 1.0
 """Between two requests for the same lease on one connection."""
@@ -45,6 +36,8 @@ class NodeLeases:
         self._connection: NodeConnection | None = None
         self.granted_at: float | None = None
         """When the present connection had its first lease granted; None before that."""
+        self.had_any = False
+        """Since the node was made, on whatever connection."""
 
     def __bool__(self) -> bool:
         return bool(self._wanted)
@@ -86,15 +79,18 @@ class NodeLeases:
         self._connection = None
         self.granted_at = None
         for lease in self._wanted.values():
-            lease.granted = False
+            lease.granted = lease.asked = False
 
     def lost(self, request_nonce: int, error: RefusedError) -> None:
         """The server has ended a lease that was granted: another process has it, or nobody."""
-        for origin, lease in list(self._wanted.items()):
+        for lease in list(self._wanted.values()):
             if lease.granted and lease.request_nonce == request_nonce:
-                del self._wanted[origin]
-                lease.refuse(error)
-                self._events.lease_refused(lease, error)
+                lease.granted = False
+                assert self._connection is not None, "it said so on it"
+                if is_final(error):
+                    self._refuse(lease, error)
+                else:
+                    self._ask_later(self._connection, lease, error)
 
     def give_up(self, error: ProxyServiceError) -> None:
         """Nothing will be granted any more."""
@@ -105,6 +101,7 @@ class NodeLeases:
     def _ask(self, connection: NodeConnection, lease: NodeLease) -> None:
         asked = connection.request(Opcode.PROXY_REQUEST, lease.request(connection.speaks_part_a))
         lease.request_nonce = connection.last_nonce
+        lease.asked = True
         asked.addCallbacks(
             self._granted, self._refused, (connection, lease), {}, (connection, lease), {}
         )
@@ -115,9 +112,15 @@ class NodeLeases:
     ) -> None:
         if self._wanted.get(lease.origin) is not lease or self._connection is not connection:
             return  # released meanwhile, or on its way elsewhere
+        granted = cast("pb.ProxyResponse", response)
+        lease.asked = False
+        if not is_proxy_address(granted.proxy_address):
+            connection.end(FrameError("a proxy address that is no host:port"))
+            return
         if self.granted_at is None:
             self.granted_at = self._clock.seconds()
-        granted = cast("pb.ProxyResponse", response)
+        self.had_any = True
+        lease.backoff.over()
         if lease.mode == pb.MODE_MESSAGES:
             self._identity.reached_at(granted.proxy_address)
         changed = lease.grant(granted)
@@ -130,23 +133,36 @@ class NodeLeases:
         if failure.check(RefusedError) is None:
             return  # the connection ended, and with it the question
         error = cast("RefusedError", failure.value)
+        lease.asked = False
+        others = any(other.granted or other.asked for other in self._wanted.values())
         if error.code == pb.REFUSAL_ADDRESS_UNAVAILABLE and lease.wanted_port:
             self._events.port_unavailable(lease, error)
             if lease.port_or_any:
                 lease.wanted_port = None
                 self._ask(connection, lease)
                 return
-        if error.code in FINAL_FOR_LEASE:
-            del self._wanted[lease.origin]
-            lease.refuse(error)
-            self._events.lease_refused(lease, error)
-        elif any(other.granted for other in self._wanted.values()):
-            retry_seconds = max(error.retry_after_seconds, SHORTEST_RETRY_SECONDS)
-            self._events.lease_delayed(lease, error, retry_seconds)
-            self._clock.callLater(retry_seconds, self._ask_again, connection, lease)
+        if not others:
+            connection.end(error)  # another server may do better, or this one later
+        elif is_final(error):
+            self._refuse(lease, error)
         else:
-            connection.end(error)
+            self._ask_later(connection, lease, error)
+
+    def _refuse(self, lease: NodeLease, error: RefusedError) -> None:
+        """For good; the other leases of this node go on."""
+        del self._wanted[lease.origin]
+        lease.refuse(error)
+        self._events.lease_refused(lease, error)
+
+    def _ask_later(self, connection: NodeConnection, lease: NodeLease, error: RefusedError) -> None:
+        """On this connection, which has other leases."""
+        waits = TREATMENTS[kind_of(error)].waits
+        retry_seconds = lease.backoff.failed(waits, hint_seconds(error))
+        retry_seconds = max(retry_seconds, SHORTEST_RETRY_SECONDS)
+        self._events.lease_delayed(lease, error, retry_seconds)
+        self._clock.callLater(retry_seconds, self._ask_again, connection, lease)
 
     def _ask_again(self, connection: NodeConnection, lease: NodeLease) -> None:
-        if self._connection is connection and self._wanted.get(lease.origin) is lease:
+        present = self._connection is connection and self._wanted.get(lease.origin) is lease
+        if present and not lease.granted and not lease.asked:
             self._ask(connection, lease)

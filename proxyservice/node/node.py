@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from proxyservice.errors import FrameError, ProxyServiceError, RefusedError
+from proxyservice.net.names import NameLookups
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.node.connection import NodeConnection
 from proxyservice.node.connection_owner import ConnectionSettings
@@ -47,7 +48,9 @@ class Node(Service):
     every server of the deployed protocol understands; a relay that is known to
     speak part B hears part B all the same. ``answers_peers``: a peer that
     asks hears Pong, KeepaliveResponse or AsyncAckResponse, for which its address
-    is dialled. Raises StartError for servers that cannot be read.
+    is dialled. ``impatient``: as long as there was no lease, give up on what only
+    the user can mend (`finality.py`); by default that is tried again for ever.
+    Raises StartError for servers that cannot be read.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Node(Service):
         legacy: bool = False,
         trust: TLSTrust | None = None,
         answers_peers: bool = True,
+        impatient: bool = False,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -72,8 +76,9 @@ class Node(Service):
         self._events = events or NodeEvents()
         self._legacy = legacy
         self._leases = NodeLeases(self.identity, self._events, reactor)
+        lookups = NameLookups(reactor)
         self._peers = PeerLinks(
-            lambda address: peer_endpoint(address, reactor), self._events, reactor
+            lambda address: peer_endpoint(address, reactor, lookups), self._events, reactor
         )
         self._dialler = Dialler(
             [parse_server(one, reactor, trust) for one in servers],
@@ -81,6 +86,7 @@ class Node(Service):
             self._give_up,
             self._events,
             reactor,
+            impatient=lambda: impatient and not self._leases.had_any,
         )
         self._answers = PeerAnswers(self._answer, reactor) if answers_peers else None
         self._listeners: list[Callable[[Received], None]] = []

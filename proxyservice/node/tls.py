@@ -34,9 +34,21 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyservice.errors import ProxyServiceError, StartError, UnreachableError, UntrustedError
+from proxyservice.errors import (
+    Distrust,
+    ProxyServiceError,
+    StartError,
+    UnreachableError,
+    UntrustedError,
+)
 from proxyservice.net.certificates import KeyPair, read_certificates, read_key_pair
-from proxyservice.net.tls_transport import key_hash, tls_failure
+from proxyservice.net.tls_transport import TLSTransport, key_hash, names_in, tls_failure
+from proxyservice.node.certificate_faults import (
+    NAME_AN_AUTHORITY,
+    WrongCertificateError,
+    not_trusted,
+)
+from proxyservice.text import printable
 
 PIN_BYTES = 32
 
@@ -64,8 +76,10 @@ class TLSTrust:
             context = CertificateOptions(**options).getContext()
             return _Creator(context, None, partial(_check_pin, self.pins))
         context = CertificateOptions(trustRoot=self._authorities(), **options).getContext()
+        context.set_verify(context.get_verify_mode(), _verified)
         if _is_ip(host):
-            return _Creator(context, None, partial(_check_ip_address, host))
+            address = host.partition("%")[0]  # which interface leads there is in no certificate
+            return _Creator(context, None, partial(_check_ip_address, address))
         try:
             name = host if host.isascii() else idna.encode(host).decode()
         except UnicodeError as error:
@@ -99,15 +113,28 @@ def parse_pin(text: str) -> bytes:
     return pin
 
 
-class WrongCertificateError(Exception):
-    """The argument ends the sentence: the relay shows a certificate that ..."""
+def _verified(
+    connection: SSL.Connection, shown: crypto.X509, code: int, depth: int, is_good: int
+) -> bool:
+    """Asked by OpenSSL for each certificate of the chain, and for each error it finds."""
+    if not is_good:
+        try:
+            wrong = not_trusted(code, shown.to_cryptography())
+        except Exception as error:  # a date or a key that cannot be read
+            wrong = WrongCertificateError(f"is of no use: {error}")
+        cast("TLSTransport", connection.get_app_data()).blame(Failure(wrong))
+    return bool(is_good)
 
 
 def _check_pin(pins: tuple[bytes, ...], shown: x509.Certificate) -> None:
     """No authority, no name, no dates: who holds the private half is the relay."""
     digest = key_hash(shown)
     if digest not in pins:
-        raise WrongCertificateError(f"is not pinned: {digest.hex()}")
+        raise WrongCertificateError(
+            f"is not pinned: {digest.hex()}; if that is the relay's new key, --pin it; else "
+            "somebody else answers there",
+            Distrust.PIN,
+        )
 
 
 def _check_name(name: str, shown: x509.Certificate) -> None:
@@ -151,36 +178,47 @@ class _Creator:
     def _handshake_moved(self, connection: SSL.Connection, where: int, status: int) -> None:
         if not where & SSL.SSL_CB_HANDSHAKE_DONE:
             return
+        shown: x509.Certificate | None = None
         try:
-            shown = connection.get_peer_certificate()
-            if shown is None:
+            peer = connection.get_peer_certificate()
+            if peer is None:
                 raise WrongCertificateError("is missing")
-            self._check(shown.to_cryptography())
+            shown = peer.to_cryptography()
+            self._check(shown)
         except Exception as error:  # OpenSSL would lose it, and go on
             wrong = error
             if isinstance(error, VerificationError):
-                wrong = WrongCertificateError("is for another name")
+                wrong = WrongCertificateError(f"is for another name{_whose(shown)}")
             elif not isinstance(error, WrongCertificateError):
                 wrong = WrongCertificateError(f"is of no use: {error}")
             protocol = cast("TLSMemoryBIOProtocol", connection.get_app_data())
             protocol.failVerification(Failure(wrong))
 
 
+def _whose(shown: x509.Certificate | None) -> str:
+    try:
+        names = [] if shown is None else list(names_in(shown))
+    except ValueError:  # extensions that make no sense
+        names = []
+    return f": {printable(', '.join(names))}" if names else ""
+
+
 def explain(reason: Failure, server: str) -> ProxyServiceError | None:
     """What went wrong in TLS, in one line; None when it was something else.
 
-    Final is what concerns certificates. Other failures may be somebody's on
-    the path, who shall not be able to do more than end a connection.
+    What concerns certificates is told apart from the rest, which may be
+    somebody's on the path.
     """
     if reason.check(WrongCertificateError):
-        return UntrustedError(f"{server} shows a certificate that {reason.value}")
+        wrong = cast("WrongCertificateError", reason.value)
+        return UntrustedError(f"{server} shows a certificate that {wrong}", wrong.distrust)
     why = tls_failure(reason)
     if not why:
         return None
     if "certificate verify failed" in why:
-        return UntrustedError(
-            f"the certificate of {server} is not trusted; name its authority with --ca, or --pin it"
-        )
+        text = f"the certificate of {server} is not trusted; {NAME_AN_AUTHORITY}"
+        return UntrustedError(text, Distrust.CERTIFICATE)
     if any(alert in why for alert in OURS_REFUSED):
-        return UntrustedError(f"{server} wants another certificate of this node, --cert: {why}")
+        text = f"{server} wants another certificate of this node, --cert: {why}"
+        return UntrustedError(text, Distrust.OURS)
     return UnreachableError(f"TLS with {server} failed: {why}")

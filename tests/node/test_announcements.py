@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from proxyservice.errors import ProxyServiceError, RefusedError, UnreachableError
+from proxyservice.errors import (
+    ProxyServiceError,
+    RefusedError,
+    UnreachableError,
+    UntrustedError,
+)
 from proxyservice.node.announcements import Announcements, lines_lost
 from proxyservice.node.lease import NodeLease
 from proxyservice.node.progress import LiveLine, Traffic
@@ -176,20 +181,51 @@ def test_objects_carry_numbers_and_names() -> None:
     assert objects["ended"]["bytes_in"] == 1024
 
 
-def test_an_outage_is_said_when_it_begins_and_once_a_minute() -> None:
+def test_an_outage_is_said_when_it_begins_and_then_ever_more_seldom() -> None:
     heard = Heard(as_json=True)
-    for _ in range(100):
+    for _ in range(600):
         heard.say.disconnected("relay:6008", UnreachableError("refused"), 1.0)
         heard.clock.advance(1.0)
-    heard.say.connected("relay:6008", "")
-    heard.say.disconnected("relay:6008", UnreachableError("refused"), 1.0)
     assert heard.lines() == [
         "relay:6008: refused; trying again in 1.0 s",
         "relay:6008: refused; trying again in 1.0 s (60 attempts)",
-        "connected to relay:6008",
-        "relay:6008: refused; trying again in 1.0 s",
+        "relay:6008: refused; trying again in 1.0 s (120 attempts)",
+        "relay:6008: refused; trying again in 1.0 s (240 attempts)",
     ]
-    assert len(heard.objects()) == 102
+    assert len(heard.objects()) == 600, "programs hear of each"
+
+
+def test_another_reason_is_news() -> None:
+    heard = Heard()
+    for error in (UnreachableError("refused"), REFUSED, UnreachableError("refused"), REFUSED):
+        heard.say.disconnected("relay:6008", error, 300.0)
+    assert heard.lines() == [
+        "relay:6008: refused; trying again in 5m",
+        "relay:6008: 8 leases are enough; trying again in 5m",
+    ]
+
+
+def test_a_relay_that_comes_and_goes_fills_no_screen() -> None:
+    heard = Heard()
+    for _ in range(50):
+        heard.say.connected("relay:6008", "")
+        heard.say.addressed(lease(), changed=False)
+        heard.clock.advance(0.5)
+        heard.say.disconnected("relay:6008", UnreachableError("closed"), 0.5)
+        heard.clock.advance(0.5)
+    assert len(heard.lines()) == 5
+    heard.say.connected("relay:6008", "")
+    heard.say.addressed(lease(), changed=False)
+    heard.clock.advance(20)
+    heard.say.disconnected("relay:6008", UnreachableError("closed"), 0.5)
+    assert heard.lines()[-1] == "relay:6008: closed; trying again in 0.5 s", "it had been well"
+
+
+def test_that_somebody_else_answers_is_said_each_time() -> None:
+    heard = Heard()
+    for _ in range(3):
+        heard.say.disconnected("relay:6008", UntrustedError("not the relay it was"), 300.0)
+    assert heard.lines() == ["relay:6008: not the relay it was; trying again in 5m"] * 3
 
 
 def test_it_ends_when_nothing_is_left_to_serve() -> None:

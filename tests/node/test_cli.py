@@ -9,12 +9,11 @@ from click.testing import CliRunner
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
-from proxyservice.errors import RefusedError, StartError, UntrustedError
+from proxyservice.errors import StartError
 from proxyservice.node import cli
 from proxyservice.node.cli import main
-from proxyservice.node.exposure import ExposeSettings, exit_status, read_settings
+from proxyservice.node.exposure import ExposeSettings, read_settings
 from proxyservice.node.keys import create_key, fingerprint
-from proxyservice.wire import proxyservice_pb2 as pb
 
 WRONG = [
     "expse",
@@ -30,6 +29,9 @@ WRONG = [
     "expose 80 --via relay:0",
     "expose 80 --via relay:65536",
     "expose 80 --via http://relay",
+    "expose 80 --via user@relay",
+    "expose 80 --via relay/",
+    "expose 80 --via a,b",
     "expose 80x --via relay",
     "expose 0 --via relay",
     "expose 80 80 --via relay",
@@ -113,12 +115,6 @@ def test_how_a_process_ends(
     outcome = Failure(result) if isinstance(result, Exception) else result
     assert cli._status(outcome) == status
     assert capsys.readouterr() == ("", line)
-
-
-def test_the_exit_status_tells_a_takeover_from_the_rest() -> None:
-    assert exit_status(RefusedError(pb.REFUSAL_SUPERSEDED, "taken over")) == 3
-    assert exit_status(RefusedError(pb.REFUSAL_DENIED, "not you")) == 1
-    assert exit_status(UntrustedError("another relay")) == 1
 
 
 def test_every_option_of_expose_is_documented() -> None:

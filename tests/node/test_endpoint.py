@@ -91,7 +91,7 @@ def confirm_release(connection: ScriptedConnection, message: pb.Message) -> None
 
 
 def refuse(connection: ScriptedConnection, message: pb.Message) -> None:
-    refusal = pb.Refusal(code=pb.REFUSAL_QUOTA, reason="enough is enough")
+    refusal = pb.Refusal(code=pb.REFUSAL_UNSUPPORTED, reason="enough is enough")
     connection.say(Opcode.REFUSAL, refusal, message.request_nonce)
 
 
