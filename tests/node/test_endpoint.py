@@ -21,8 +21,11 @@ from proxyservice.errors import RefusedError, StartError
 from proxyservice.node import endpoint
 from proxyservice.node.endpoint import ProxiedServerEndpoint
 from proxyservice.node.keys import load_key, public_bytes
+from proxyservice.node.tls import TLSTrust
+from proxyservice.node.tokens import write_token
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
+from proxyservice.wire.tokens import Token
 from tests.node.scripted import ScriptedConnection, ScriptedServer, grant, run
 
 READ = {
@@ -292,3 +295,98 @@ def test_stopping_twice_is_stopping_once(scene: Scene) -> None:
     scene.stop(port)
     scene.stop(port)
     assert EchoFactory.started == 0
+
+
+# ------------------------------------------- two endpoints with the same relay and key
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / "token.a", tmp_path / "token.b"]
+    for file in files:
+        write_token(file, Token.new())
+    return files
+
+
+def shown_tokens(scene: Scene) -> list[bytes]:
+    """Ids of the tokens that each connection has shown."""
+    return [
+        pb.Proof.FromString(message.message).token_id
+        for connection in scene.server.connections
+        for message in connection.heard
+        if message.opcode == Opcode.PROOF
+    ]
+
+
+def test_another_token_is_another_node(scene: Scene, tokens: list[Path]) -> None:
+    ports = [
+        scene.listen("a", token=tokens[0]),
+        scene.listen("b", token=tokens[1]),
+        scene.listen("c", token=tokens[0]),
+        scene.listen("d"),
+    ]
+    ids = [Token.parse(file.read_text()).id for file in tokens]
+    assert shown_tokens(scene) == [*ids, b""]
+    for port in ports:
+        scene.stop(port)
+
+
+def test_other_trust_is_another_node_and_none_is_the_usual_one(scene: Scene) -> None:
+    ports = [
+        scene.listen("a"),
+        scene.listen("b", trust=TLSTrust()),
+        scene.listen("c", trust=TLSTrust(pins=(b"p" * 32,))),
+    ]
+    assert len(scene.server.live()) == 2
+    for port in ports:
+        scene.stop(port)
+
+
+@pytest.mark.parametrize("other", ["token", "trust", "servers", "link"])
+def test_two_nodes_of_one_key_do_not_take_an_origin_from_each_other(
+    scene: Scene, tokens: list[Path], other: str, tmp_path: Path
+) -> None:
+    port = scene.listen("web")
+    (tmp_path / "link.key").symlink_to(scene.key)
+    if other == "servers":
+        servers = ["relay2:6008", scene.server.as_server()]
+        listening = ProxiedServerEndpoint(scene.clock, servers, origin="web", key=scene.key)
+        error = result_of(listening.listen(EchoFactory()))
+    else:
+        options = {
+            "token": {"token": tokens[0]},
+            "trust": {"trust": TLSTrust(pins=(b"p" * 32,))},
+            "link": {"key": tmp_path / "link.key"},
+        }
+        error = scene.listen("web", **options[other])
+    assert isinstance(error, ValueError)
+    assert "listens already" in str(error)
+    assert len(scene.server.connections) == 1
+    scene.stop(port)
+
+
+# ------------------------------------------------------------------------ finality
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pb.REFUSAL_QUOTA,
+        pb.REFUSAL_DENIED,
+        pb.REFUSAL_EXHAUSTED,
+        pb.REFUSAL_ADDRESS_UNAVAILABLE,
+        pb.REFUSAL_DRAINING,
+    ],
+)
+def test_what_time_may_mend_is_waited_for(scene: Scene, code: pb.RefusalCode) -> None:
+    def refuse(connection: ScriptedConnection, message: pb.Message) -> None:
+        refusal = pb.Refusal(code=code, reason="not now")
+        connection.say(Opcode.REFUSAL, refusal, message.request_nonce)
+
+    scene.server.script[Opcode.PROXY_REQUEST] = refuse
+    listening = scene.endpoint().listen(EchoFactory())
+    scene.run(1.0)
+    assert not listening.called
+    scene.server.script[Opcode.PROXY_REQUEST] = grant
+    scene.run(80.0)
+    scene.stop(result_of(listening))
