@@ -61,8 +61,8 @@ def socket_address(host: str, port: int) -> Any:
         return host, port
     if "%" not in host:
         return host, port, 0, 0
-    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    found = socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, 0, numeric)
+    asks_nobody = socket.AI_NUMERICHOST
+    found = socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, 0, asks_nobody)
     return found[0][4]
 
 

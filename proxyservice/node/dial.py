@@ -106,12 +106,17 @@ class _Creators:
     def __init__(self, trust: TLSTrust, host: str) -> None:
         self._trust, self._host = trust, host
         self._creator = trust.creator(host)
+        self._told = ""
 
     def for_attempt(self) -> Any:
         try:
             self._creator = self._trust.creator(self._host)
         except StartError as error:
-            log.warn("{error}; what was read before stays in use", error=error)
+            if str(error) != self._told:
+                self._told = str(error)
+                log.warn("{error}; what was read before stays in use", error=error)
+        else:
+            self._told = ""
         return self._creator
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxyservice.errors import RefusedError
 from proxyservice.node.dialler import LEAVING_CONNECTIONS
@@ -138,6 +140,47 @@ def test_what_breaks_the_protocol_ends_that_connection_and_the_next_is_asked(
     assert scene.opens() == [0, 1]
     assert scene.lease.granted
     scene.stop()
+
+
+PART_B = [int(opcode) for opcode in Opcode if opcode in range(32, 64)]
+FRAMES = st.lists(
+    st.tuples(
+        st.sampled_from([*PART_B, Opcode.PROXY_RESPONSE, Opcode.KEEPALIVE_RESPONSE, 63, 1000]),
+        st.binary(max_size=40)
+        | st.builds(
+            lambda *fields: pb.StreamOpen(
+                visitor_address=fields[0], origin_address="web", initial_window=fields[1]
+            ).SerializeToString(),
+            st.text(max_size=20),
+            st.integers(0, 2**32 - 1),
+        ),
+        st.integers(0, 4) | st.integers(0, 2**64 - 1),
+    ),
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from([Opcode.HELLO, Opcode.PROOF, Opcode.PROXY_REQUEST]), FRAMES)
+def test_whatever_a_relay_says_the_node_is_served_in_the_end(
+    when: int, frames: list[tuple[int, bytes, int]]
+) -> None:
+    scene = Relays()
+    given_answer = scene.servers[0].script[when]
+
+    def answer(connection: ScriptedConnection, message: pb.Message) -> None:
+        given_answer(connection, message)
+        for frame in frames:
+            connection.say(*frame)
+
+    scene.bad(when, answer)
+    scene.servers[0].script[when] = given_answer
+    run_slowly(scene, 3700.0)
+    assert scene.lease.granted or scene.lease.error is not None
+    assert sum(scene.opens()) >= 1 or scene.node.error is not None
+    scene.node.stopService()
+    scene.run(1.1)
+    assert scene.clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize(

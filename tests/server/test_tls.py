@@ -320,3 +320,28 @@ def test_a_proof_does_not_pass_from_one_connection_to_another() -> None:
 def test_a_node_proves_nothing_to_who_is_not_the_relay(node: Channel, server: Channel) -> None:
     with pytest.raises(UntrustedError):
         both_halves(node, server)
+
+
+@pytest.mark.process
+def test_a_node_reads_renewed_files_before_each_attempt(
+    tmp_path: Path, authority: Authority, started: list[Program], free_port: int
+) -> None:
+    """A certificate of its own that has expired, and authorities that have changed."""
+    relay = serve(
+        started, tmp_path, free_port, authority.issue("relay"), "--tls-client-ca", authority.pem
+    )
+    certificate, key, _ = authority.issue("node", days=-1)
+    files = ("--cert", certificate, "--cert-key", key)
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(Authority(tmp_path, "stranger").pem.read_bytes())
+    with EchoServer() as echo:
+        node = expose(started, tmp_path, echo.port, free_port, "--ca", trusted, *files)
+        node.wait_for(".*is not trusted: .*; trying again in .*", stderr=True)
+        trusted.write_bytes(authority.pem.read_bytes())
+        node.wait_for(".*wants another certificate of this node.*trying again.*", stderr=True)
+        key.unlink()
+        node.wait_for(".*cannot read .*node.key.*; what was read before stays in use", stderr=True)
+        authority.issue("node")
+        assert visit(node.wait_for(r"exposed \d+ at (\S+)")[1], b"hello") == b"hello"
+        assert node.end() == 0
+    assert relay.end() == 0
