@@ -7,8 +7,8 @@ import sys
 
 from proxyservice.signals import end_at_once_on_signals
 
-RUN_UNTIL_A_SIGNAL = ("expose", "relay")
-"""Commands that end with status 0 when they are told to, at any moment."""
+RUN_UNTIL_A_SIGNAL = ("expose", "relay", "demo")
+"""Commands that end with status 0 when they are told to before they have begun."""
 
 
 def main(**options: str) -> None:

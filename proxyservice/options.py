@@ -14,7 +14,6 @@ from typing import ClassVar, NoReturn
 from twisted.python import usage
 
 from proxyservice import __version__
-from proxyservice.signals import end_at_once_on_signals
 from proxyservice.text import printable
 
 WRONG_USAGE_STATUS = 2
@@ -39,8 +38,6 @@ class PluginOptions(usage.Options):
     """What stands before it, where another command runs the plugin."""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        if self.parent is not None:  # twistd's, so this process is going to be the service
-            end_at_once_on_signals()
         try:
             super().parseOptions(options)
         except usage.UsageError as error:

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     },
     "errors.py": {"text"},
     "units.py": set(),
-    "options.py": {"text", "signals"},
+    "options.py": {"text"},
     "signals.py": set(),
     "text.py": set(),
     "files.py": {"errors"},

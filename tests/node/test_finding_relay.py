@@ -247,27 +247,41 @@ def _peers(node: Program, port: int) -> bool:
     return wanted in Path(f"/proc/{node.process.pid}/net/tcp").read_text()
 
 
+EARLY = """
+import os, signal, sys, threading, time
+from proxyservice import command, signals
+after, number = float(sys.argv.pop(1)), int(sys.argv.pop(1))
+begin, begun = signals.end_at_once_on_signals, []
+def begins():
+    begin()
+    kill = lambda: (time.sleep(after), os.kill(os.getpid(), number))
+    if not begun:
+        begun.append(threading.Thread(target=kill, daemon=True).start())
+signals.end_at_once_on_signals = command.end_at_once_on_signals = begins
+if sys.argv[1] == "expose":
+    command.main(prog_name="proxyservice")
+else:
+    from twisted.scripts.twistd import run
+    sys.argv[0] = "twistd"
+    run()
+"""
+"""Sends itself a signal so long after the first line of ours that knows what to do with it."""
+
+COMMANDS = [
+    ("expose", "1", "--via", "127.0.0.1:1"),
+    ("-n", "--pidfile=", "proxynode", "--expose", "1", "--via", "127.0.0.1:1"),
+]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", COMMANDS, ids=["expose", "twistd"])
 def test_a_signal_in_the_first_moments_is_an_end_like_any_other(
-    number: int, tmp_path: Path
+    words: tuple[str, ...], number: int, tmp_path: Path
 ) -> None:
-    """At every moment from the first line of ours on: while it imports, and until it runs."""
-    code = (
-        "import os, signal, sys, threading, time\n"
-        "from proxyservice import command\n"
-        "after, number = float(sys.argv.pop(1)), int(sys.argv.pop(1))\n"
-        "begin = command.end_at_once_on_signals\n"
-        "def begins():\n"
-        "    begin()\n"
-        "    kill = lambda: (time.sleep(after), os.kill(os.getpid(), number))\n"
-        "    threading.Thread(target=kill, daemon=True).start()\n"
-        "command.end_at_once_on_signals = begins\n"
-        "command.main(prog_name='proxyservice')\n"
-    )
-    words = ("expose", "1", "--via", "127.0.0.1:1")
-    for step in range(16):
+    """While it imports, and until it runs."""
+    for step in range(6):
         ran = subprocess.run(
-            [sys.executable, "-c", code, str(step * 0.1), str(int(number)), *words],
+            [sys.executable, "-c", EARLY, str(step * 0.25), str(int(number)), *words],
             capture_output=True,
             text=True,
             timeout=30,
