@@ -20,6 +20,7 @@ from proxyservice.leases.lease import LeaseTimes
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.store import FILE_NAME, LeaseStore, store_url
 from proxyservice.net.deadlines import Deadlines
+from proxyservice.net.turns import Turns
 from proxyservice.options import NO_BUSY_POLL, PluginOptions
 from proxyservice.ownership import check_directory
 from proxyservice.process import (
@@ -374,7 +375,14 @@ def makeService(options: Options) -> Service:
     )
     descriptors = Descriptors(lambda: factory.sockets + len(ports) + room.count)
     factory = MainFactory(
-        registry, deadlines, time.monotonic, settings, room, options["access"], descriptors
+        registry,
+        deadlines,
+        time.monotonic,
+        settings,
+        room,
+        options["access"],
+        descriptors,
+        turns=Turns(reactor),
     )
     lock = StateLock(directory)
     certificate = options["certificate"]

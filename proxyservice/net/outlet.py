@@ -61,6 +61,11 @@ class Outlet:
         return int(self._transport.queued_bytes)
 
     @property
+    def gathered_bytes(self) -> int:
+        """Bytes of this turn that are sent at its end."""
+        return len(self._batch)
+
+    @property
     def sent_bytes(self) -> int:
         """Bytes that the kernel took, in all: standing still means a dead or stuck peer."""
         return int(self._transport.sent_bytes)

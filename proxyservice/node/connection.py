@@ -26,15 +26,17 @@ from proxyservice.errors import (
     UntrustedError,
 )
 from proxyservice.net.eager import EagerProtocol
+from proxyservice.net.intake import Intake
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
 from proxyservice.net.tls_transport import channel_of, heard_below
+from proxyservice.net.turns import Turns
 from proxyservice.node.connection_owner import ConnectionOwner, ConnectionSettings
 from proxyservice.node.dial import host_port_of
 from proxyservice.node.handshake import Handshake
 from proxyservice.node.identity import NodeIdentity
-from proxyservice.node.messages import decode_relayed, received
+from proxyservice.node.messages import received
 from proxyservice.node.mistakes import (
     LONGEST_ANSWER_BYTES,
     closed_silently,
@@ -48,6 +50,7 @@ from proxyservice.streams.multiplexer import Multiplexer, Stream
 from proxyservice.streams.windows import DEFAULT_WINDOW_BYTES
 from proxyservice.text import printable
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.bounds import check_bounds
 from proxyservice.wire.envelope import Opcode, encode_message, parse_payload
 from proxyservice.wire.framing import (
     COMPRESSED,
@@ -56,12 +59,16 @@ from proxyservice.wire.framing import (
     FrameDecoder,
     StreamPiece,
 )
+from proxyservice.wire.parsing import parse
 
 SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
 """What marks a frame as the server's own; a relay lets no visitor say it."""
 
 PART_B_OPCODES = range(32, 64)
 NEVER_RELAYED = frozenset({Opcode.NONE, Opcode.PROXY_RESPONSE, Opcode.PROXY_REQUEST})
+
+BESIDE_LIMIT_BYTES = 1024 * 1024
+"""What a relayed message may hold beside its payload: to read the most laborious takes 10 ms."""
 
 CHALLENGE_SECONDS = 5.0
 """A server that has not said Challenge by then does not speak part B."""
@@ -89,6 +96,7 @@ class NodeConnection(EagerProtocol):
         owner: ConnectionOwner,
         handshake: Handshake | None,
         clock: Any,
+        turns: Turns | None = None,
     ) -> None:
         self.server = server
         """Name of the server, as the user wrote it."""
@@ -98,6 +106,13 @@ class NodeConnection(EagerProtocol):
         self._handshake = handshake
         self._clock = clock
         self._decoder = FrameDecoder(settings.network_id, settings.max_frame_bytes)
+        self._intake = Intake(
+            self,
+            self._decoder,
+            turns or Turns(clock),
+            settings.max_frame_bytes,
+            BESIDE_LIMIT_BYTES,
+        )
         self._keepalive_seconds = settings.keepalive_seconds
         self._heard_at = clock.seconds()
         self._message_nonces = count(1)
@@ -196,26 +211,12 @@ class NodeConnection(EagerProtocol):
 
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes of the server; the view is valid during the call only."""
+        if self._error is not None:
+            return
         self._heard_at = self._clock.seconds()
         if not self._is_relay:
             self._first_bytes = (self._first_bytes + view)[:LONGEST_ANSWER_BYTES]
-        self._guarded(self._read, view)
-
-    def _read(self, view: memoryview) -> None:
-        items = self._decoder.feed(view)
-        try:
-            for item in items:
-                self._is_relay = True
-                self._received(item)
-                if self._error is not None:
-                    return
-        except FrameError:
-            what = "" if self._is_relay else self._what_answers()
-            if not what:
-                raise
-            raise UnreachableError(what) from None
-        finally:
-            items.close()
+        self._intake.feed(view)
 
     def _guarded(self, act: Callable[..., None], *args: Any) -> None:
         """Do it; whatever it raises ends this connection, and its owner goes on elsewhere."""
@@ -227,24 +228,52 @@ class NodeConnection(EagerProtocol):
             log.failure("a main connection failed")
             self.end(FrameError(f"what it says cannot be handled: {type(error).__name__}"))
 
-    def _received(self, item: Frame | StreamPiece) -> None:
-        if isinstance(item, StreamPiece):
-            assert self.switch is not None, "no streams were allowed"
-            self.switch.piece(item)
-            return
+    @property
+    def is_over(self) -> bool:
+        """Nothing of the server is heard any more."""
+        return self._error is not None
+
+    @property
+    def hears(self) -> bool:
+        """It asks for nothing that would have to wait here."""
+        return True
+
+    def piece(self, piece: StreamPiece) -> None:
+        """A part of a StreamData."""
+        assert self.switch is not None, "no streams were allowed"
+        self._guarded(self.switch.piece, piece)
+
+    def unreadable(self, error: FrameError) -> None:
+        """A relayed frame that cannot be read: its visitor's mistake."""
+        self._is_relay = True
+        self.dropped_frames += 1
+
+    def broke(self, error: PeerError) -> None:
+        """The server broke the protocol, or is another kind of server."""
+        what = "" if self._is_relay else self._what_answers()
+        self.end(UnreachableError(what) if what else error)
+
+    def frame(self, frame: Frame, body: bytes | memoryview) -> None:
+        """A frame of the server or of a visitor."""
+        self._is_relay = True
         try:
-            message = decode_relayed(item, self._settings.max_frame_bytes)
-        except FrameError:
-            self.dropped_frames += 1
+            message = parse(pb.Message, body)
+        except FrameError as error:
+            self.unreadable(error)
             return
-        if item.flag == COMPRESSED:
+        self._guarded(self._message, message, frame)
+
+    def _message(self, message: pb.Message, frame: Frame) -> None:
+        if frame.flag == COMPRESSED:
             self._relayed(message)  # the server compresses nothing, and cannot look into this
         elif message.opcode in STREAM_OPCODES and self.switch is not None:
+            check_bounds(message)
             self.switch.control(message)
         elif message.sender.net_key != SERVER_NET_KEY:
             self._relayed(message)
         elif method := _METHODS.get(message.opcode):
-            method(self, message, item)
+            check_bounds(message)
+            method(self, message, frame)
 
     def _relayed(self, message: pb.Message) -> None:
         if message.opcode in NEVER_RELAYED or message.opcode in PART_B_OPCODES:
@@ -357,6 +386,7 @@ class NodeConnection(EagerProtocol):
         self._stop_timer()
         self._error = error = self._error or self._why_lost(reason)
         try:
+            self._intake.close()
             self.outlet.close()
             if self.switch is not None:
                 self.switch.lost("the main connection is gone")

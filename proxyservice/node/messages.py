@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from proxyservice.errors import FrameError
 from proxyservice.wire import proxyservice_pb2 as pb
-from proxyservice.wire.envelope import decode_message
-from proxyservice.wire.framing import Frame, encode_frame
+from proxyservice.wire.framing import encode_frame
 from proxyservice.wire.identity import ED25519_KEY_BYTES, verify
 
 
@@ -75,11 +74,6 @@ def _is_signed(message: pb.Message) -> bool:
     if not verify(sender.net_key, signature, sender.address, sender.id, message.message):
         raise FrameError("the signature of a relayed message does not verify")
     return True
-
-
-def decode_relayed(frame: Frame, inflated_limit_bytes: int) -> pb.Message:
-    """Parse a frame that came over a main connection. Raises FrameError."""
-    return decode_message(frame, inflated_limit_bytes)
 
 
 def encode_application_message(

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from proxyservice.errors import FrameError, ProxyServiceError, RefusedError
 from proxyservice.net.names import NameLookups
 from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.net.turns import Turns
 from proxyservice.node.connection import NodeConnection
 from proxyservice.node.connection_owner import ConnectionSettings
 from proxyservice.node.dial import Server, parse_server, peer_endpoint
@@ -89,6 +90,7 @@ class Node(Service):
             impatient=lambda: impatient and not self._leases.had_any,
         )
         self._answers = PeerAnswers(self._answer, reactor) if answers_peers else None
+        self._turns = Turns(reactor)
         self._listeners: list[Callable[[Received], None]] = []
         self._message_nonces = count(1)
         self.error: ProxyServiceError | None = None
@@ -206,7 +208,13 @@ class Node(Service):
                 self._known_relays,
             )
         return NodeConnection(
-            server.name, self._settings, self.identity, self, handshake, self._reactor
+            server.name,
+            self._settings,
+            self.identity,
+            self,
+            handshake,
+            self._reactor,
+            self._turns,
         )
 
     def _give_up(self, error: ProxyServiceError) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from google.protobuf.message import Message as ProtoMessage
 
 from proxyservice.net.outlet import Outlet
@@ -17,10 +15,7 @@ SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
 class Answers:
     """One per main connection. ``address`` is, byte for byte, the one that the node dialled."""
 
-    def __init__(
-        self, transport: Any, outlet: Outlet, network_id: int, address: str, high_bytes: int
-    ) -> None:
-        self._transport = transport
+    def __init__(self, outlet: Outlet, network_id: int, address: str, high_bytes: int) -> None:
         self._outlet = outlet
         self._network_id = network_id
         self._sender = pb.ID(net_key=SERVER_NET_KEY, address=address)
@@ -46,17 +41,21 @@ class Answers:
     def send(
         self, opcode: int, payload: ProtoMessage | bytes = b"", request_nonce: int | None = None
     ) -> bytes:
-        """Send a frame and return it; stop listening to a node that does not read its answers."""
+        """Send a frame and return it."""
         frame = self.encode(opcode, payload, request_nonce or 0, reply=request_nonce is not None)
         self._outlet.write(frame)
         self._waiting_bytes += len(frame)
-        if self._outlet.writable:
+        if self.full:
+            self._outlet.flush()  # what was gathered in this turn waits too, unless it can leave
+        if self._outlet.writable and not self._outlet.gathered_bytes:
             self._waiting_bytes = 0
-        elif self._waiting_bytes > self._high_bytes:
-            self._transport.pauseProducing()
         return frame
 
-    def drained(self) -> bool:
-        """The node has taken everything; true if answers were among it."""
-        waited, self._waiting_bytes = self._waiting_bytes > 0, 0
-        return waited
+    @property
+    def full(self) -> bool:
+        """As much waits as may: nothing that asks for more of it is heard."""
+        return self._waiting_bytes > self._high_bytes
+
+    def left(self) -> None:
+        """What was gathered has left, or the node has taken everything."""
+        self._waiting_bytes = 0

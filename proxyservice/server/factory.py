@@ -21,6 +21,7 @@ from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.net.addresses import is_private
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.outlet import Outlet
+from proxyservice.net.turns import Share, Turns
 from proxyservice.server.access import Access
 from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
@@ -83,12 +84,14 @@ class MainFactory(Factory):
         waiting_room: WaitingRoom,
         access: Access | None = None,
         descriptors: Descriptors | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.registry = registry
         self.deadlines = deadlines
         self.now = now
         self.settings = settings
         self.access = access or Access()
+        self.turns = turns or Turns()
         self.memory = Memory(settings.limits.memory_bytes, self._let_windows_grow)
         self.refusals = RefusalLog(settings.limits.refusals_logged_a_second, now)
         self.gate = VisitorGate(settings, self.memory, now)
@@ -270,13 +273,18 @@ class MainFactory(Factory):
     ) -> RelayVisitor:
         """The protocol of a visitor in message mode; `begun` is its own of an earlier time."""
         kind = RelayVisitor if pace is None else partial(PacedRelayVisitor, pace)
+        share = Share(self.turns)
+        scanner = self._scanner() if begun is None else begun.scanner
+        scanner.take = share.take
         return kind(
-            self._scanner() if begun is None else begun.scanner,
+            scanner,
             outlet,
             self.deadlines,
             self.now,
             self.settings.limits,
             self.memory,
+            self.turns,
+            share,
             lambda reason: self.visitor_refused(lease, reason),
             gone,
             host,

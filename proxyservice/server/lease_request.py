@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from proxyservice.errors import FrameError, RefusedError
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.bounds import LABEL_BYTES, ORIGIN_BYTES
 
-ORIGIN_LIMIT_BYTES = 1024
-"""An origin address is a key in the store; the longest host name has 253."""
-
-LABEL_LIMIT_BYTES = 64
-"""Text for people in a list."""
+ORIGIN_LIMIT_BYTES = ORIGIN_BYTES
+LABEL_LIMIT_BYTES = LABEL_BYTES
 
 _WANTED = re.compile(r"(?:.*:)?([0-9]{1,5})")
 

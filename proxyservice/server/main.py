@@ -20,6 +20,7 @@ from proxyservice.errors import FrameError, PeerError, RefusedError
 from proxyservice.leases.lease import Identity, Lease
 from proxyservice.net.addresses import canonical, format_host_port
 from proxyservice.net.eager import RECEIVE_BYTES, EagerProtocol
+from proxyservice.net.intake import Intake
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
@@ -33,24 +34,26 @@ from proxyservice.server.requests import heard_in, hello
 from proxyservice.server.rules import Rules
 from proxyservice.server.stream_visitor import StreamVisitor
 from proxyservice.streams.multiplexer import Multiplexer, Stream
+from proxyservice.text import printable
 from proxyservice.wire import proxyservice_pb2 as pb
-from proxyservice.wire.envelope import (
-    Opcode,
-    check_main,
-    decode_message,
-)
+from proxyservice.wire.bounds import BESIDE_BYTES, check_bounds
+from proxyservice.wire.envelope import Opcode, check_main
 from proxyservice.wire.framing import (
     COMPRESSED,
     Frame,
     FrameDecoder,
     StreamPiece,
 )
+from proxyservice.wire.parsing import parse
 
 if TYPE_CHECKING:
     from proxyservice.server.factory import MainFactory
 
 CONTROL_READ_BYTES = 16 * 1024
-"""The answers to so many bytes of requests are fewer: they stay within half of what may wait."""
+"""What waits to be heard in one connection that sends more than a turn's work."""
+
+LEAST_READ_BYTES = 1024
+"""Of a stranger who has said too much: enough to notice it."""
 
 CROWDED_READ_BYTES = 64 * 1024
 """The same for a node that also sends stream data, while it does not read what it is sent."""
@@ -82,15 +85,18 @@ class MainConnection(EagerProtocol):
         self.leases = NodeLeases(self, factory)
         address = settings.node_address or "tcp://" + format_host_port(self.local_host, host.port)
         self._decoder = FrameDecoder(settings.network_id, limits.control_frame_bytes)
+        self._intake = Intake(
+            self, self._decoder, factory.turns, limits.inflated_frame_bytes, BESIDE_BYTES
+        )
         self.outlet = Outlet(self.transport, on_drain=self._drained, on_full=self._filled)
         high_bytes = limits.answers_high_bytes
-        self._answers = Answers(
-            self.transport, self.outlet, settings.network_id, address, high_bytes
-        )
+        self._answers = Answers(self.outlet, settings.network_id, address, high_bytes)
         self.closing = False
         self._refused = False
         self._bytes_before_identity = 0
         self._first_frame = True
+        self.heard_bytes = 0
+        """Of the frame that is being heard, as it came."""
         self._large_tail = False  # of a frame that is not complete
         self.patience = Patience(limits, factory.now())
         self._be_punctual()
@@ -99,53 +105,63 @@ class MainConnection(EagerProtocol):
     # ------------------------------------------------------------- bytes in
 
     def receiveRoom(self) -> int:
-        """Little from who sends only control frames, so that the answers to a read are little."""
+        """How much to read: little while only control frames come, which are worked on one by one.
+
+        Before it is known who this is, no more than may come until then.
+        """
+        if self.identity is None:
+            return max(LEAST_READ_BYTES, self._left_before_identity())
         if self.switch is None:
             return CONTROL_READ_BYTES
         return RECEIVE_BYTES if self.outlet.writable else CROWDED_READ_BYTES
 
+    def _left_before_identity(self) -> int:
+        limit_bytes = self.factory.settings.limits.bytes_before_identity
+        return limit_bytes - self._bytes_before_identity
+
     def bufferReceived(self, view: memoryview) -> None:
         """Bytes of the node; the view is valid during the call only."""
-        if self.closing or self._refused:
+        if self.is_over:
             return
         if self.patience.heard(self.factory.now()):
             self._be_punctual()
             self.factory.spoke(self)
         if self.identity is None:
-            limit = self.factory.settings.limits.bytes_before_identity - self._bytes_before_identity
-            stranger, view = view[:limit], view[limit:]
+            most_bytes = max(0, self._left_before_identity())
+            stranger, view = view[:most_bytes], view[most_bytes:]
             self._bytes_before_identity += len(stranger)
-            self._decode(stranger)
-            if self.identity is None and view:
+            self._intake.feed(stranger)
+            if self.identity is None and view and not self._intake.waiting:
                 self.refuse_peer(FrameError("too many bytes and no ProxyRequest"))
-        if view and not self.closing and not self._refused:
-            self._decode(view)
-        if self._large_tail or self._decoder.buffered_bytes > UNCOUNTED_BYTES:
+        if view and not self.is_over:
+            self._intake.feed(view)
+        if self._large_tail or self._intake.held_bytes > UNCOUNTED_BYTES:
             self._count_memory()
 
-    def _decode(self, view: memoryview) -> None:
-        items = self._decoder.feed(view)
-        try:
-            for item in items:
-                if isinstance(item, StreamPiece):
-                    assert self.switch is not None, "no streams were allowed"
-                    self.switch.piece(item)
-                else:
-                    self._frame(item)
-                if self.closing or self._refused:
-                    return
-        except PeerError as error:
-            self.refuse_peer(error)
-        finally:
-            items.close()
+    @property
+    def is_over(self) -> bool:
+        """Nothing that it says is heard any more."""
+        return self.closing or self._refused
 
-    def _frame(self, frame: Frame) -> None:
+    @property
+    def hears(self) -> bool:
+        """It is not heard while it does not read its answers."""
+        return not self._answers.full
+
+    def piece(self, piece: StreamPiece) -> None:
+        """A part of a StreamData."""
+        assert self.switch is not None, "no streams were allowed"
+        self.switch.piece(piece)
+
+    def frame(self, frame: Frame, body: bytes | memoryview) -> None:
+        """A frame of any other kind, and its body inflated."""
         settings = self.factory.settings
-        message = decode_message(frame, settings.limits.inflated_frame_bytes)
+        message = parse(pb.Message, body)
         first, self._first_frame = self._first_frame, False
         if self.switch is not None and message.opcode in STREAM_OPCODES:
             if frame.flag == COMPRESSED:
                 raise FrameError("a compressed stream frame")
+            check_bounds(message)
             self.switch.control(message)
             return
         check_main(message, settings.network_id)
@@ -154,7 +170,17 @@ class MainConnection(EagerProtocol):
             return
         hear = heard_in(message.opcode, part_b=self.handshake is not None)
         if hear is not None:
+            self.heard_bytes = len(frame.raw)
             hear(self, message)
+
+    def unreadable(self, error: FrameError) -> None:
+        """What is no message ends the connection."""
+        raise error
+
+    def broke(self, error: PeerError) -> None:
+        """As does whatever else breaks the protocol."""
+        if not self.is_over:
+            self.refuse_peer(error)
 
     # ---------------------------------------------------------------- who it is
 
@@ -220,14 +246,19 @@ class MainConnection(EagerProtocol):
         self, opcode: int, payload: ProtoMessage | bytes = b"", request_nonce: int | None = None
     ) -> bytes:
         """Send a frame and return it; nothing, once this connection is being closed."""
-        return b"" if self.closing else self._answers.send(opcode, payload, request_nonce)
+        if self.closing:
+            return b""
+        frame = self._answers.send(opcode, payload, request_nonce)
+        if not self.outlet.writable:
+            self._count_memory()
+        return frame
 
     def refuse_request(self, error: RefusedError, request_nonce: int) -> None:
         """Part B: this request is refused, and nothing else."""
         self.factory.refused(self, error)
         refusal = pb.Refusal(
             code=cast("pb.RefusalCode", error.code),
-            reason=error.reason,
+            reason=printable(error.reason),
             retry_after_ms=int(error.retry_after_seconds * 1000),
         )
         self.answer(Opcode.REFUSAL, refusal, request_nonce)
@@ -271,20 +302,27 @@ class MainConnection(EagerProtocol):
     def _drained(self) -> None:
         """The node has taken what waited for it."""
         self.patience.drained()
+        self._answers.left()
         self._count_memory()
-        if self._answers.drained() and not self.closing:
-            self.transport.resumeProducing()
         if self.switch is not None:
             self.switch.tell()
+        if not self.is_over:
+            self._intake.go_on()
         self.leases.close_if_drained()
 
     def _count_memory(self) -> None:
-        """What waits for the node, and what of its own is not complete."""
-        unfinished_bytes = self._decoder.buffered_bytes
+        """What waits for the node, what waits for a lease, and what of its own is not complete."""
+        unfinished_bytes = self._intake.held_bytes
         self._large_tail = unfinished_bytes > UNCOUNTED_BYTES
         if not self._large_tail:
             unfinished_bytes = 0
-        self.factory.memory.hold(self, self.outlet.queued_bytes + unfinished_bytes)
+        waiting_bytes = self.outlet.queued_bytes + self.leases.owed_bytes
+        self.factory.memory.hold(self, waiting_bytes + unfinished_bytes)
+
+    def owes(self) -> None:
+        """An answer waits for a lease, or does no longer."""
+        if not self.closing:
+            self._count_memory()
 
     def memory_short(self) -> None:
         """More waits for this node than for anybody else."""
@@ -335,6 +373,7 @@ class MainConnection(EagerProtocol):
     def _let_go(self) -> None:
         """Give up what this connection holds; whatever comes late finds nothing."""
         self.closing = True
+        self._intake.close()
         self.leases.let_go()
         if self.switch is not None:
             self.switch.lost("the node is gone")

@@ -43,6 +43,8 @@ class NodeLeases:
         self._holdings: dict[str, Holding] = {}  # by origin address
         self._pending = 0
         self._owed: list[Callable[[], object]] = []  # answers that wait for a grant, in order
+        self.owed_bytes = 0
+        """What these answers keep."""
         self._back_in_seconds: float | None = None  # set: the service is about to stop
         self._queued: Holding | None = None  # its request waits for a port
         self._waits_since: float | None = None  # for a port, perhaps with a try meanwhile
@@ -69,10 +71,15 @@ class NodeLeases:
         """A grant is on its way; answers to what came after it wait for it."""
         return self._pending > 0
 
-    def after_grant(self, answer: Callable[[], object]) -> None:
-        """Answer once the grant is announced; beyond the bound an answer is dropped."""
+    def after_grant(self, answer: Callable[[], object], n_bytes: int = 0) -> None:
+        """Answer once the grant is announced; beyond the bound an answer is dropped.
+
+        It keeps ``n_bytes`` of what the node sent until then.
+        """
         if len(self._owed) < self._factory.settings.limits.pending_requests:
             self._owed.append(answer)
+            self.owed_bytes += n_bytes
+            self._connection.owes()
 
     # -------------------------------------------------------------- requests
 
@@ -249,9 +256,10 @@ class NodeLeases:
     def _pay(self) -> None:
         """Give the answers that waited for a grant."""
         if not self._pending:
-            owed, self._owed = self._owed, []
+            owed, self._owed, self.owed_bytes = self._owed, [], 0
             for answer in owed:
                 answer()
+            self._connection.owes()
 
     def _announce(self, holding: Holding, grant: Grant, request: LeaseRequest) -> None:
         holding.nonce = request.nonce
@@ -333,7 +341,7 @@ class NodeLeases:
         self._queued = None
         self._factory.port_queue.forget(self)
         holdings, self._holdings = self._holdings, {}
-        self._owed = []
+        self._owed, self.owed_bytes = [], 0
         for holding in holdings.values():
             if holding.grant is not None and self._waits(holding):
                 self._visitors.keep_waiting(holding, holding.grant.lease.port)

@@ -11,10 +11,14 @@ from proxyservice.errors import FrameError
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.outlet import Outlet
+from proxyservice.net.turns import Share, Turns
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.memory import Memory
 from proxyservice.wire.framing import HEADER_BYTES
 from proxyservice.wire.relay_check import RelayScanner
+
+LARGE_READ_BYTES = 4 * 1024
+"""From here on a read counts against the turn by its bytes: usual frames cost less each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class RelayVisitor(EagerProtocol):
         now: Callable[[], float],
         limits: ServiceLimits,
         memory: Memory,
+        turns: Turns,
+        share: Share,
         refused: Callable[[str], None],
         gone: Callable[[RelayVisitor], None],
         host: str,
@@ -50,6 +56,8 @@ class RelayVisitor(EagerProtocol):
         self._now = now
         self._limits = limits
         self._memory = memory
+        self._turns = turns
+        self._share = share  # of each turn; the scanner takes from it
         self._counted_bytes = 0
         self._refused = refused
         self._gone = gone
@@ -57,7 +65,8 @@ class RelayVisitor(EagerProtocol):
         self._watched = False  # a deadline is set
         self._over = False
         self._finishing = False  # the frame that is under way is the last
-        self._waiting = False  # for a turn of the outlet, unread meanwhile
+        self._waiting = False  # for a turn of the outlet or the reactor, unread meanwhile
+        self._wants_turn = False  # of the reactor
 
     def connectionMade(self) -> None:
         """The visitor is there; what it began with a former connection of the node goes on."""
@@ -66,7 +75,13 @@ class RelayVisitor(EagerProtocol):
             self._watch_the_clock(begun_anew=True)
 
     def receiveRoom(self) -> int | memoryview:
-        """Nothing is read while the node's connection is full: what waits stays in the kernel."""
+        """Nothing is read while the node's connection is full: what waits stays in the kernel.
+
+        Nor while frames that were read wait to be checked.
+        """
+        if self._scanner.waits:
+            self._wait_for_turn()
+            return 0
         if self._outlet.writable:
             room = self._scanner.room()
             return room[: self._missing_bytes()] if self._finishing else room
@@ -108,6 +123,23 @@ class RelayVisitor(EagerProtocol):
             self._end_in_order()
         elif not self._outlet.writable:
             self._wait()
+        elif self._scanner.waits or not self._within_turn(received_bytes):
+            self._wait_for_turn()
+
+    def _within_turn(self, received_bytes: int) -> bool:
+        """Whether this turn has room for more after so many bytes of usual frames."""
+        return received_bytes < LARGE_READ_BYTES or self._share.take(received_bytes)
+
+    def _wait_for_turn(self) -> None:
+        """Others are served before more of this visitor is looked at."""
+        self._wants_turn = True
+        self._pause()
+        self._turns.wait(self, self._share)
+
+    def work_turn(self) -> None:
+        """A turn of the reactor has room for this visitor."""
+        self._wants_turn = False
+        self._go_on()
 
     def _count_memory(self) -> None:
         n_bytes = self._scanner.memory_bytes
@@ -121,17 +153,33 @@ class RelayVisitor(EagerProtocol):
         self._end()
 
     def _wait(self) -> None:
+        self._pause()
+        self._outlet.wait(self)
+
+    def _pause(self) -> None:
         if not self._waiting:
             self._waiting = True
             self.transport.pauseProducing()
-        self._outlet.wait(self)
 
     def send_turn(self) -> None:
-        """The outlet has room: read on, at once, and by the reactor if it still has room then."""
+        """The outlet has room; whoever waits for a turn of the reactor has that first."""
+        if not self._wants_turn:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Check what waits, else read on; then by the reactor, if nothing is in the way."""
+        if self._over:
+            return
         if self._began_at is not None:
             self._began_at = self._now()  # what it waited for us is not its time
-        self._read_now()
-        if self._outlet.writable and not self._over:
+        if not self._outlet.writable:
+            self._wait()
+            return
+        if self._scanner.waits:
+            self._relay(self._scanner.go_on(), 0)
+        else:
+            self._read_now()
+        if self._outlet.writable and not self._over and not self._wants_turn:
             self._waiting = False
             self.transport.resumeProducing()
 
@@ -156,7 +204,7 @@ class RelayVisitor(EagerProtocol):
         if self._began_at is None or self._over:
             self._watched = False
             return None
-        if not self._outlet.writable:
+        if not self._outlet.writable or self._wants_turn:
             self._began_at = now
         seconds = self._limits.frame_base_seconds
         seconds += self._scanner.unfinished_frame_bytes / self._limits.frame_bytes_per_second
@@ -209,5 +257,6 @@ class RelayVisitor(EagerProtocol):
         self._over = True
         self._memory.hold(self, 0)
         self._outlet.forget(self)
+        self._turns.forget(self)
         self._deadlines.forget(self)
         self._gone(self)

@@ -21,6 +21,9 @@ from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, parse_payload
 from proxyservice.wire.framing import HEADER_BYTES
 
+_ECHO_SLACK_BYTES = 256
+"""A compressed question may be so much shorter than its echo."""
+
 if TYPE_CHECKING:
     from proxyservice.server.main import MainConnection
 
@@ -72,16 +75,20 @@ def _answer_keepalive(node: MainConnection) -> None:
 
 
 def _metric(node: MainConnection, message: pb.Message) -> None:
+    """Echo it to who is known here; not to who has more sent back than came (compressed)."""
+    if node.identity is None or len(message.message) > node.heard_bytes + _ECHO_SLACK_BYTES:
+        return
     request = cast("pb.MetricRequest", parse_payload(message))
     answer = pb.MetricResponse(send_timestamp=request.send_timestamp, raw_data=request.raw_data)
     nonce = message.request_nonce
-    _answer_in_order(node, partial(node.answer, Opcode.METRIC_RESPONSE, answer, nonce))
+    respond = partial(node.answer, Opcode.METRIC_RESPONSE, answer, nonce)
+    _answer_in_order(node, respond, len(request.raw_data))
 
 
-def _answer_in_order(node: MainConnection, answer: Callable[[], object]) -> None:
-    """Answer now, or after the lease that is being stored."""
+def _answer_in_order(node: MainConnection, answer: Callable[[], object], n_bytes: int = 0) -> None:
+    """Answer now, or after the lease that is being stored; the answer keeps so many bytes."""
     if node.leases.pending:
-        node.leases.after_grant(answer)
+        node.leases.after_grant(answer, n_bytes)
     else:
         answer()
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Generator
 from enum import IntEnum
+from typing import cast
 
 from proxyservice.errors import FrameError
 from proxyservice.wire import lzw
+from proxyservice.wire.work import LZW_BYTE_UNITS, PIECE_UNITS
 
 _GZIP_WINDOW = 31  # zlib's way to say: gzip header, 32 KiB window
 _ZLIB_WINDOW = 15
@@ -42,13 +45,35 @@ def compress(algorithm: int, body: bytes) -> bytes | memoryview:
 
 def decompress(algorithm: int, body: bytes | memoryview, limit_bytes: int) -> bytes | memoryview:
     """Return the plain body. Raises FrameError when it is damaged or over `limit_bytes`."""
+    slices = decompress_slices(algorithm, body, limit_bytes)
+    while True:
+        try:
+            next(slices)
+        except StopIteration as done:
+            return cast("bytes | memoryview", done.value)
+
+
+def decompress_slices(
+    algorithm: int, body: bytes | memoryview, limit_bytes: int
+) -> Generator[int, None, bytes | memoryview]:
+    """The same, a slice at a time; yields the work of each in units of `wire/work.py`."""
     if algorithm == Algorithm.GZIP:
-        return _inflate(body, _GZIP_WINDOW, limit_bytes, members=True)
+        return (yield from _inflate(body, _GZIP_WINDOW, limit_bytes, members=True))
     if algorithm == Algorithm.ZLIB:
-        return _inflate(body, _ZLIB_WINDOW, limit_bytes, members=False)
+        return (yield from _inflate(body, _ZLIB_WINDOW, limit_bytes, members=False))
     if algorithm == Algorithm.LZW:
-        return lzw.decode(bytes(body), limit_bytes)
+        return (yield from _expand(body, limit_bytes))
     return _identity(algorithm, body)
+
+
+def _expand(body: bytes | memoryview, limit_bytes: int) -> Generator[int, None, bytes]:
+    slices = lzw.decode_slices(body, limit_bytes)
+    while True:
+        try:
+            looked_at_bytes = next(slices)
+        except StopIteration as done:
+            return cast("bytes", done.value)
+        yield looked_at_bytes * LZW_BYTE_UNITS
 
 
 def _identity(algorithm: int, body: bytes | memoryview) -> bytes | memoryview:
@@ -57,7 +82,9 @@ def _identity(algorithm: int, body: bytes | memoryview) -> bytes | memoryview:
     return body
 
 
-def _inflate(body: bytes | memoryview, window: int, limit_bytes: int, *, members: bool) -> bytes:
+def _inflate(
+    body: bytes | memoryview, window: int, limit_bytes: int, *, members: bool
+) -> Generator[int, None, bytes]:
     """Inflate one stream, or all concatenated gzip members as Go's reader does."""
     out = bytearray()
     view, pos = memoryview(body), 0
@@ -67,6 +94,7 @@ def _inflate(body: bytes | memoryview, window: int, limit_bytes: int, *, members
             piece = view[pos : pos + _PIECE_BYTES]
             if not piece:
                 raise FrameError("the compressed body is cut short")
+            before_bytes = len(out)
             try:
                 out += inflater.decompress(piece, limit_bytes + 1 - len(out))
             except zlib.error:
@@ -74,4 +102,5 @@ def _inflate(body: bytes | memoryview, window: int, limit_bytes: int, *, members
             if len(out) > limit_bytes:
                 raise FrameError(f"the compressed body holds more than {limit_bytes} bytes")
             pos += len(piece) - len(inflater.unused_data)
+            yield PIECE_UNITS + len(out) - before_bytes
     return bytes(out)

@@ -13,6 +13,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from proxyservice.errors import FrameError
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.bounds import BOUNDS, TYPED_PAYLOAD_BYTES, check_bounds
 from proxyservice.wire.compression import compress, decompress
 from proxyservice.wire.framing import COMPRESSED, Frame, encode_frame
 from proxyservice.wire.identity import ED25519_KEY_BYTES, verify
@@ -21,7 +22,7 @@ from proxyservice.wire.parsing import parse
 INFLATED_LIMIT_BYTES = 256 * 1024
 """Largest inflated body on the main port; control messages are small."""
 
-CONNECTION_ID_LIMIT_BYTES = 64
+CONNECTION_ID_LIMIT_BYTES = BOUNDS["ID.connection_id"]
 """Deployed ids are 32 bytes; it is a key of tables here, so it must have an end."""
 
 
@@ -101,7 +102,8 @@ def decode_main(frame: Frame, network_id: int) -> pb.Message:
 
 
 def check_main(message: pb.Message, network_id: int) -> None:
-    """Apply the acceptance rules of the main port. Raises FrameError."""
+    """Apply the acceptance rules of the main port, bounds first. Raises FrameError."""
+    check_bounds(message)
     sender = message.sender
     if not message.opcode:
         raise FrameError("opcode 0")
@@ -109,8 +111,6 @@ def check_main(message: pb.Message, network_id: int) -> None:
         raise FrameError("no sender")
     if not sender.net_key or not sender.address:
         raise FrameError("a sender without net_key or address")
-    if len(sender.connection_id) > CONNECTION_ID_LIMIT_BYTES:
-        raise FrameError(f"a connection_id over {CONNECTION_ID_LIMIT_BYTES} bytes")
     if message.netID != network_id:
         raise FrameError("netID differs")
     if message.signature and len(sender.net_key) == ED25519_KEY_BYTES:
@@ -125,11 +125,15 @@ def _check_signature(message: pb.Message) -> None:
 
 
 def parse_payload(message: pb.Message) -> ProtoMessage:
-    """Parse `Message.message` as its opcode says. Raises FrameError."""
+    """Parse `Message.message` as its opcode says, within its bounds. Raises FrameError."""
     kind = PAYLOADS.get(message.opcode)
     if kind is None:
         raise FrameError(f"opcode {message.opcode} has no payload that is known")
-    return parse(kind, message.message)
+    if len(message.message) > TYPED_PAYLOAD_BYTES:
+        raise FrameError(f"a {kind.DESCRIPTOR.name} of {len(message.message)} bytes")
+    payload = parse(kind, message.message)
+    check_bounds(payload)
+    return payload
 
 
 def encode_message(

@@ -83,14 +83,33 @@ class FrameDecoder:
         self._stream_id = 0
         self._payload_left_bytes = 0  # of a StreamData that has begun
         self._failure = ""
+        self._later = bytearray()  # put off: frames that nobody has looked at yet
+        self._putting_off = self._again = False
         self._walking = False
         self._abandoned = False
         self.allow_streams(stream_payload_bytes)
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes held of an unfinished frame."""
-        return len(self._tail)
+        """Bytes held: of an unfinished frame, and of what was put off."""
+        return len(self._tail) + len(self._later)
+
+    @property
+    def has_more(self) -> bool:
+        """Bytes were put off; `feed`, with or without more of them, goes on with these."""
+        return bool(self._later)
+
+    def put_off(self, *, again: bool = False) -> None:
+        """While `feed` is walked: yield nothing more of it, keep a copy of the rest.
+
+        With ``again`` the frame that was yielded last is part of the rest.
+        """
+        self._putting_off, self._again = True, again
+
+    def keep(self, data: bytes | bytearray | memoryview) -> None:
+        """Put bytes off that come while earlier ones are."""
+        if not self._abandoned and not self._failure:
+            self._later += data
 
     def allow_streams(self, max_payload_bytes: int) -> None:
         """Accept StreamData from the next frame on, with payloads up to that size."""
@@ -113,15 +132,19 @@ class FrameDecoder:
         if self._failure or self._walking:
             raise FrameError(self._failure or "bytes fed while earlier ones are being read")
         self._walking = True
+        self._putting_off = self._again = False
+        if self._later:
+            self._later += data
+            data, self._later = self._later, bytearray()
         try:
             yield from self._walk(memoryview(data))
         except GeneratorExit:
             self._abandoned = True
-            self._tail = bytearray()
+            self._tail, self._later = bytearray(), bytearray()
             raise
         except FrameError as error:
             self._failure = str(error)
-            self._tail = bytearray()
+            self._tail, self._later = bytearray(), bytearray()
             raise
         finally:
             self._walking = False
@@ -134,12 +157,15 @@ class FrameDecoder:
                 return
             whole, self._tail = self._tail, bytearray()
             yield from self._cut(memoryview(whole))
-        if self._payload_left_bytes and pos < len(view):
+        if self._payload_left_bytes and pos < len(view) and not self._putting_off:
             payload = view[pos : pos + self._payload_left_bytes]
             pos += len(payload)
             self._payload_left_bytes -= len(payload)
             yield StreamPiece(self._stream_id, payload, not self._payload_left_bytes)
-        yield from self._cut(view[pos:] if pos else view)
+        if self._putting_off:
+            self._later += view[pos:]
+        else:
+            yield from self._cut(view[pos:] if pos else view)
 
     def _grow_tail(self, view: memoryview) -> int:
         """Complete the unfinished frame; return how much it took, -1 when all was too little."""
@@ -173,6 +199,8 @@ class FrameDecoder:
             prefix = self._stream_prefix(view, body, flag, body_bytes)
             if prefix is None and stop <= end:
                 yield self._frame(flag, algorithm, view[pos:stop])
+                if self._again:
+                    stop = pos
             elif prefix is None or prefix is MORE:
                 break
             else:
@@ -182,6 +210,9 @@ class FrameDecoder:
                 if payload or not self._payload_left_bytes:
                     yield StreamPiece(prefix.stream_id, payload, not self._payload_left_bytes)
             pos = stop
+            if self._putting_off:
+                self._later += view[pos:]
+                return
         if pos < end:
             self._tail += view[pos:]
 

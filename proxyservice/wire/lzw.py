@@ -5,8 +5,8 @@ Knows the code stream (docs/protocol.md, "LZW"), not who uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Generator, Iterator
+from typing import Final, cast
 
 from proxyservice.errors import FrameError
 
@@ -15,6 +15,12 @@ _EOF: Final = 257
 _FIRST_WIDTH_BITS: Final = 9
 _LAST_WIDTH_BITS: Final = 12
 _LAST_CODE: Final = (1 << _LAST_WIDTH_BITS) - 1
+_WORDY: Final = 4
+"""Bytes of input for each of output: an encoder that clears before each byte needs 2.25."""
+
+SLICE_BYTES: Final = 2048
+"""What is decoded in one go: less than a millisecond's work."""
+
 _LITERALS: Final = [bytes((byte,)) for byte in range(256)]
 
 
@@ -73,7 +79,21 @@ def decode(data: bytes | memoryview, limit_bytes: int) -> bytes:
     """Return the plain bytes; what follows the end code is ignored.
 
     Raises FrameError for a code that means nothing, a stream without its end,
-    and an output of more than ``limit_bytes``, of which no more is made.
+    one that says next to nothing, and an output of more than ``limit_bytes``,
+    of which no more is made.
+    """
+    slices = decode_slices(data, limit_bytes)
+    while True:
+        try:
+            next(slices)
+        except StopIteration as done:
+            return cast("bytes", done.value)
+
+
+def decode_slices(data: bytes | memoryview, limit_bytes: int) -> Generator[int, None, bytes]:
+    """The same, a slice of the input at a time; yields how many bytes were looked at.
+
+    To look at one takes 0.3 us: whoever has others to serve serves them in between.
     """
     out = bytearray()
     table = [*_LITERALS, b"", b""]
@@ -81,32 +101,37 @@ def decode(data: bytes | memoryview, limit_bytes: int) -> bytes:
     top = _EOF  # the entry that the next code completes
     last = b""  # what the code before meant; empty after CLEAR and in a frozen table
     bits, bit_count = 0, 0
-    for byte in data:
-        bits = bits << 8 | byte
-        bit_count += 8
-        if bit_count < width_bits:
-            continue
-        bit_count -= width_bits
-        code = bits >> bit_count
-        bits &= (1 << bit_count) - 1
-        if code == _EOF:
-            return bytes(out)
-        if code == _CLEAR:
-            table = [*_LITERALS, b"", b""]
-            width_bits, top, last = _FIRST_WIDTH_BITS, _EOF, b""
-            continue
-        meaning = _meaning(table, code, last)
-        out += meaning
-        if len(out) > limit_bytes:
-            raise FrameError(f"the compressed body holds more than {limit_bytes} bytes")
-        if last:
-            table.append(last + meaning[:1])
-        last, top = meaning, top + 1
-        if top == 1 << width_bits:
-            if width_bits == _LAST_WIDTH_BITS:
-                last, top = b"", top - 1
-            else:
-                width_bits += 1
+    for start in range(0, len(data), SLICE_BYTES):
+        if start > SLICE_BYTES + _WORDY * len(out):
+            raise FrameError("an LZW stream that says next to nothing")
+        for byte in data[start : start + SLICE_BYTES]:
+            bits = bits << 8 | byte
+            bit_count += 8
+            if bit_count < width_bits:
+                continue
+            bit_count -= width_bits
+            code = bits >> bit_count
+            bits &= (1 << bit_count) - 1
+            if code == _EOF:
+                return bytes(out)
+            if code == _CLEAR:
+                if width_bits > _FIRST_WIDTH_BITS or top > _EOF or last:
+                    table = [*_LITERALS, b"", b""]
+                    width_bits, top, last = _FIRST_WIDTH_BITS, _EOF, b""
+                continue
+            meaning = _meaning(table, code, last)
+            out += meaning
+            if len(out) > limit_bytes:
+                raise FrameError(f"the compressed body holds more than {limit_bytes} bytes")
+            if last:
+                table.append(last + meaning[:1])
+            last, top = meaning, top + 1
+            if top == 1 << width_bits:
+                if width_bits == _LAST_WIDTH_BITS:
+                    last, top = b"", top - 1
+                else:
+                    width_bits += 1
+        yield min(SLICE_BYTES, len(data) - start)
     raise FrameError("an LZW stream without its end")
 
 

@@ -9,10 +9,10 @@ docs/protocol.md, "Message relay".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from proxyservice.errors import FrameError
-from proxyservice.wire.compression import Algorithm, decompress
+from proxyservice.wire.compression import Algorithm, decompress_slices
 from proxyservice.wire.framing import COMPRESSED, HEADER, HEADER_BYTES
 from proxyservice.wire.relay_rules import (
     MESSAGE_TAG,
@@ -22,6 +22,7 @@ from proxyservice.wire.relay_rules import (
     usual_sender,
 )
 from proxyservice.wire.spare_buffers import KEPT_BYTES, SpareBuffers
+from proxyservice.wire.work import BODY_UNITS, LOOK_UNITS, take_any
 
 READ_BYTES = 192 * 1024
 """Most bytes of one read, unless frames are larger; measured: 128 and 512 KiB are slower."""
@@ -43,7 +44,9 @@ class RelayScanner:
     elsewhere. ``inflate_check_bytes`` above 0 also inflates and checks
     compressed bodies up to that size, and refuses what inflates to more; by
     default they are passed on unread. Memory grows with the bytes that came,
-    never with a header's claim.
+    never with a header's claim. ``take`` is asked before the work of reading a
+    body that is not as usual (units of `work.py`); when it says no, that frame
+    and what follows it wait.
     """
 
     def __init__(
@@ -52,11 +55,14 @@ class RelayScanner:
         max_body_bytes: int,
         inflate_check_bytes: int = 0,
         spare: SpareBuffers = _SPARE,
+        take: Callable[[int], bool] = take_any,
     ) -> None:
         self._network_id = network_id
         self._max_body_bytes = max_body_bytes
         self._inflate_check_bytes = inflate_check_bytes
         self._spare = spare
+        self.take = take
+        """Where the work comes from; whoever goes on with this scanner may name another place."""
         self._rules = RelayRules(network_id)
         self._usual_ending = common_ending(network_id)
         self._usual_sender = b""  # the sender field last accepted
@@ -65,11 +71,16 @@ class RelayScanner:
         self._filled_bytes = 0
         self._frame_bytes = 0  # of the unfinished frame, header and all, once known
         self._read_bytes = READ_BYTES
+        self._slices: Generator[int, None, bytes | memoryview] | None = None  # of the next frame
+        self._inflated: bytes | memoryview | None = None
+        self._owed_units = 0
         self._failed = False
+        self.waits = False
+        """Frames are here that are yet to be checked: `go_on` when there is time for it."""
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes held of a frame that is not all here."""
+        """Bytes held of a frame that is not all here, and of those that wait."""
         return self._filled_bytes
 
     @property
@@ -86,6 +97,8 @@ class RelayScanner:
         """Where the next bytes go; never empty, valid until `received`."""
         filled = self._filled_bytes
         wanted = max(self._read_bytes, self._frame_bytes)
+        if self.waits:
+            wanted = max(wanted, filled + READ_BYTES)
         if len(self._buffer) < max(self._read_bytes, filled + 1):
             self._move(min(wanted, max(self._read_bytes, 2 * filled)), 0, filled)
         return memoryview(self._buffer)[filled:wanted]
@@ -105,6 +118,11 @@ class RelayScanner:
             self.close()
             raise failure
         self._keep(end, stop)
+
+    def go_on(self) -> Iterator[memoryview]:
+        """The same for what waits, without a further byte."""
+        self.room()  # what is short does not lie in a buffer
+        return self.received(0)
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
         """The same for bytes that were received elsewhere."""
@@ -165,7 +183,7 @@ class RelayScanner:
         data, network_id, most = self._buffer, self._network_id, self._max_body_bytes
         header_at, starts, ends_usually = HEADER.unpack_from, data.startswith, self._usual_ending
         sender, pos, good_body_bytes = self._usual_sender, 0, 0
-        self._frame_bytes = 0
+        self._frame_bytes, self.waits = 0, False
         while end - pos >= HEADER_BYTES:
             network, flag, algorithm, body_bytes = header_at(data, pos)
             if network != network_id or not 0 < body_bytes <= most:
@@ -189,7 +207,9 @@ class RelayScanner:
                     pos, good_body_bytes = stop, body_bytes
                     continue
             try:
-                self._check(flag, algorithm, memoryview(data)[body:stop], known)
+                if not self._check(flag, algorithm, memoryview(data)[body:stop], known):
+                    self.waits = True
+                    break
             except FrameError as error:
                 return pos, error
             sender, pos, good_body_bytes = self._usual_sender, stop, body_bytes
@@ -197,16 +217,41 @@ class RelayScanner:
             self._expect_more_of(good_body_bytes)
         return pos, None
 
-    def _check(self, flag: int, algorithm: int, body: memoryview, known: bool) -> None:
-        """Judge one body by the rules, and note its sender if not known. Raises FrameError."""
+    def _check(self, flag: int, algorithm: int, body: memoryview, known: bool) -> bool:
+        """Judge one body by the rules, and note its sender if not known. Raises FrameError.
+
+        False when there is no time for it now.
+        """
         if flag != COMPRESSED or algorithm in (Algorithm.NONE, Algorithm.BZIP2, Algorithm.FLAT):
-            self._rules.check(body)
+            if not self._rules.check(body, self.take):
+                return False
             if not known:
                 self._usual_sender = usual_sender(body) or self._usual_sender
-            return
+            return True
+        if not self.take(LOOK_UNITS):
+            return False
         _check_compressed_start(algorithm, body)
-        if len(body) <= self._inflate_check_bytes:
-            self._rules.check(decompress(algorithm, body, self._inflate_check_bytes))
+        return len(body) > self._inflate_check_bytes or self._look_into(algorithm, body)
+
+    def _look_into(self, algorithm: int, body: memoryview) -> bool:
+        """Inflate a body and judge it, a slice at a time; False when the rest has to wait."""
+        if self._inflated is None:
+            if self._slices is None:
+                whole = bytes(body)  # it may be moved before the last slice
+                limit_bytes = self._inflate_check_bytes
+                self._slices = decompress_slices(algorithm, whole, limit_bytes)
+                self._owed_units = BODY_UNITS
+            while self._inflated is None:
+                if not self.take(self._owed_units):
+                    return False
+                try:
+                    self._owed_units = next(self._slices)
+                except StopIteration as done:
+                    self._inflated = done.value
+        if not self._rules.check(self._inflated, self.take):
+            return False
+        self._inflated = self._slices = None
+        return True
 
 
 def _check_compressed_start(algorithm: int, body: memoryview) -> None:

@@ -1,0 +1,143 @@
+"""How much of one turn of the reactor a connection may use for what its peer sent.
+
+Each connection has a little work in each turn that nobody can take from it,
+and draws on a sum for all beyond that. When both are used up it waits, unread,
+and goes on in a later turn, in rotation with the others that wait. So what one
+peer sends delays that peer; who sends little never waits for anybody. Work is
+counted in the units of `wire/work.py`. Knows neither frames nor protocols.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from proxyservice.net.lean_loop import turn_end
+
+OWN_UNITS: Final = 50_000
+"""Of each connection in each turn: half a millisecond, a dozen requests or fifty pieces of data."""
+
+SHARED_UNITS: Final = 500_000
+"""Of all together in each turn, beyond that: five milliseconds."""
+
+
+class Worker(Protocol):
+    """Somebody with something to read that did not fit into the turn in which it came."""
+
+    def work_turn(self) -> None:
+        """Go on reading; wait again if there is still more."""
+
+
+class Turns:
+    """The turns of one reactor, for all that wait for one.
+
+    Without a reactor that runs (a test's clock, say) there are no turns, and
+    everybody may do everything now.
+    """
+
+    def __init__(self, reactor: Any = None) -> None:
+        self._reactor = reactor
+        self._waiting: dict[Worker, Share] = {}  # in the order of their turns
+        self._begun = False  # something was used of this turn
+        self._call: Any = None
+        self.number = 0
+        self.left_units = SHARED_UNITS
+        self.served: Share | None = None
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    @property
+    def limited(self) -> bool:
+        """There are turns, and they end."""
+        return bool(getattr(self._reactor, "running", False))
+
+    def begin(self) -> None:
+        """Something is used of this turn: see to it that its end is noticed."""
+        if self._begun:
+            return
+        self._begun = True
+        if turn_end.active:
+            turn_end.defer(self._over)
+        else:
+            self._reactor.callLater(0, self._over)
+
+    def _over(self) -> None:
+        self._begun = False
+        self.number += 1
+        self.left_units = SHARED_UNITS
+
+    def wait(self, worker: Worker, share: Share) -> None:
+        """It goes on in a later turn, behind those that wait already."""
+        self._waiting.setdefault(worker, share)
+        if self._call is None:
+            self._call = self._reactor.callLater(0, self._serve)
+
+    def forget(self, worker: Worker) -> None:
+        """It has nothing more to read."""
+        self._waiting.pop(worker, None)
+        if not self._waiting and self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _serve(self) -> None:
+        """One portion for each that waits, as far as this turn goes; what is left waits on."""
+        self._call = None
+        self._over()
+        self.begin()
+        for worker in list(self._waiting):
+            if self.left_units <= 0:
+                break
+            share = self._waiting.pop(worker, None)
+            if share is None:
+                continue  # it went when another one had its turn
+            self.served = share
+            share.new_portion()
+            try:
+                worker.work_turn()
+            finally:
+                self.served = None
+        if self._waiting and self._call is None:
+            self._call = self._reactor.callLater(0, self._serve)
+
+
+class Share:
+    """One connection's part of the turns."""
+
+    __slots__ = ("_forced", "_left_units", "_number", "_turns")
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._number = -1
+        self._left_units = 0
+        self._forced = False
+
+    def new_portion(self) -> None:
+        """It waited, and this is its turn: the first thing it does may be as large as it likes."""
+        self._left_units, self._forced = OWN_UNITS, True
+
+    def take(self, units: int) -> bool:
+        """Whether so much may be done now, and then it counts; else wait for a turn."""
+        turns = self._turns
+        if turns.served is self:
+            return self._take_in_turn(units)
+        if turns.number != self._number:
+            if not turns.limited:
+                return True
+            self._number, self._left_units = turns.number, OWN_UNITS
+            turns.begin()
+        if units <= self._left_units:
+            self._left_units -= units
+        elif units <= turns.left_units:
+            turns.left_units -= units
+        else:
+            return False
+        return True
+
+    def _take_in_turn(self, units: int) -> bool:
+        if not self._forced and units > min(self._left_units, self._turns.left_units):
+            return False
+        self._forced = False
+        self._left_units -= units
+        self._turns.left_units -= units
+        return True
