@@ -43,7 +43,8 @@ class Turns:
         self.left_units = SHARED_UNITS
         self.served: Share | None = None
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """How many wait."""
         return len(self._waiting)
 

@@ -109,7 +109,7 @@ class NodeConnection(EagerProtocol):
         self._intake = Intake(
             self,
             self._decoder,
-            turns or Turns(clock),
+            Turns(clock) if turns is None else turns,
             settings.max_frame_bytes,
             BESIDE_LIMIT_BYTES,
         )

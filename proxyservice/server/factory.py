@@ -91,7 +91,7 @@ class MainFactory(Factory):
         self.now = now
         self.settings = settings
         self.access = access or Access()
-        self.turns = turns or Turns()
+        self.turns = Turns() if turns is None else turns
         self.memory = Memory(settings.limits.memory_bytes, self._let_windows_grow)
         self.refusals = RefusalLog(settings.limits.refusals_logged_a_second, now)
         self.gate = VisitorGate(settings, self.memory, now)
