@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol
 
 from proxyservice.net.lean_loop import turn_end
 
-OWN_UNITS: Final = 50_000
-"""Of each connection in each turn: half a millisecond, a dozen requests or fifty pieces of data."""
+OWN_UNITS: Final = 20_000
+"""Of each connection in each turn: a fifth of a millisecond, five requests or twenty pieces of data."""
 
-SHARED_UNITS: Final = 500_000
-"""Of all together in each turn, beyond that: five milliseconds."""
+SHARED_UNITS: Final = 250_000
+"""Of all together in each turn, beyond that: two and a half milliseconds."""
 
 
 class Worker(Protocol):
