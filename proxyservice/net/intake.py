@@ -113,6 +113,10 @@ class Intake:
         if not self._waiting and not self._owner.is_over:
             self._owner.transport.resumeProducing()
 
+    def work_failed(self) -> None:
+        """Our own mistake; the connection goes, as it does when a read fails."""
+        self._owner.transport.abortConnection()
+
     def close(self) -> None:
         """Nothing will be read any more."""
         self._turns.forget(self)

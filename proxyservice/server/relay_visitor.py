@@ -141,6 +141,10 @@ class RelayVisitor(EagerProtocol):
         self._wants_turn = False
         self._go_on()
 
+    def work_failed(self) -> None:
+        """Our own mistake; the visitor goes, as it does when a read fails."""
+        self._end()
+
     def _count_memory(self) -> None:
         n_bytes = self._scanner.memory_bytes
         if n_bytes != self._counted_bytes:

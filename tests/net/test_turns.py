@@ -1,0 +1,145 @@
+"""Turns: little is done at once, much in portions, in rotation; nobody waits for a greedy one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, globalLogPublisher
+
+from proxyservice.net.turns import OWN_UNITS, SHARED_UNITS, Share, Turns
+
+A_TURN_SECONDS = 0.001
+
+
+class RunningClock(Clock):
+    """A reactor that runs, turn by turn."""
+
+    running = True
+
+    def callLater(self, delay: float, *args: Any, **kw: Any) -> Any:
+        return super().callLater(delay or A_TURN_SECONDS, *args, **kw)
+
+    def turn(self) -> None:
+        """What is due by now happens, and what that leads to in the next turn."""
+        self.advance(A_TURN_SECONDS)
+
+
+class Greedy:
+    """Has so many pieces of work to do."""
+
+    def __init__(self, turns: Turns, pieces: int, units: int, done: Callable[[Greedy], None]):
+        self.turns, self.share = turns, Share(turns)
+        self.left, self.units, self.done = pieces, units, done
+        self.failed = False
+
+    def work_turn(self) -> None:
+        while self.left:
+            if not self.share.take(self.units):
+                self.turns.wait(self, self.share)
+                return
+            self.left -= 1
+            self.done(self)
+
+    def work_failed(self) -> None:
+        self.failed = True
+
+
+def test_a_turn_has_so_much_of_each_and_so_much_of_all() -> None:
+    clock = RunningClock()
+    turns = Turns(clock)
+    greedy, modest = Share(turns), Share(turns)
+    done = 0
+    while greedy.take(1000):
+        done += 1000
+    assert done == OWN_UNITS + SHARED_UNITS
+    assert not greedy.take(1)
+    assert modest.take(OWN_UNITS), "its own part is nobody else's"
+    assert not modest.take(1)
+    clock.turn()
+    assert greedy.take(OWN_UNITS + 1), "the next turn has as much"
+    clock.turn()
+    assert not clock.getDelayedCalls(), "without work there are no turns"
+
+
+def test_who_waits_goes_on_in_rotation_and_a_turn_at_a_time() -> None:
+    clock = RunningClock()
+    turns = Turns(clock)
+    order: list[Greedy] = []
+    crowd = [Greedy(turns, 100, OWN_UNITS, order.append) for _ in range(30)]
+    for one in crowd:
+        one.work_turn()
+    most = SHARED_UNITS // OWN_UNITS + 1
+    while any(one.left for one in crowd):
+        before = len(order)
+        clock.turn()
+        assert 0 < len(order) - before <= most
+        assert Share(turns).take(OWN_UNITS), "a newcomer is served in the same turn"
+        waiting = [one.left for one in crowd if one.left]
+        if len(waiting) == len(crowd):
+            assert max(waiting[5:]) - min(waiting[5:]) <= 1, "in rotation"
+    clock.turn()
+    assert turns.waiting == 0
+    assert not clock.getDelayedCalls()
+
+
+def test_what_is_larger_than_a_turn_has_one_of_its_own() -> None:
+    clock = RunningClock()
+    turns = Turns(clock)
+    order: list[Greedy] = []
+    large = Greedy(turns, 2, 10 * SHARED_UNITS, order.append)
+    large.work_turn()
+    assert not order
+    clock.turn()
+    assert order == [large]
+    clock.turn()
+    assert order == [large, large]
+
+
+def test_who_is_gone_has_no_turn() -> None:
+    clock = RunningClock()
+    turns = Turns(clock)
+    order: list[Greedy] = []
+    one, other = (Greedy(turns, 1, 10 * SHARED_UNITS, order.append) for _ in range(2))
+    one.work_turn()
+    other.work_turn()
+    turns.forget(one)
+    clock.turn()
+    assert order == [other]
+    turns.wait(one, one.share)
+    turns.forget(one)
+    clock.turn()
+    assert order == [other]
+    assert not clock.getDelayedCalls()
+
+
+def test_what_one_raises_ends_that_one_and_no_turn() -> None:
+    clock = RunningClock()
+    turns = Turns(clock)
+    order: list[Greedy] = []
+
+    def fail(one: Greedy) -> None:
+        raise ZeroDivisionError
+
+    bad = Greedy(turns, 1, 10 * SHARED_UNITS, fail)
+    good = Greedy(turns, 1, 10 * SHARED_UNITS, order.append)
+    bad.work_turn()
+    good.work_turn()
+    events: list[LogEvent] = []
+    observe = events.append
+    globalLogPublisher.addObserver(observe)
+    try:
+        clock.turn()
+        clock.turn()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
+    assert bad.failed
+    assert order == [good]
+
+
+def test_without_a_reactor_that_runs_there_are_no_turns() -> None:
+    share = Share(Turns(Clock()))
+    assert all(share.take(SHARED_UNITS) for _ in range(10))
+    assert Share(Turns()).take(10 * SHARED_UNITS)
