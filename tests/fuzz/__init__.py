@@ -5,4 +5,6 @@ asserts what must hold for any input, and ``seeds()``, inputs to begin with.
 `test_corpus.py` runs the committed corpus through them without the fuzzer.
 """
 
-TARGETS = ("frames", "messages", "multiplexer", "streams", "lzw", "proof", "relay")
+TARGETS = (
+    *("frames", "messages", "multiplexer", "streams", "lzw", "proof", "relay", "haproxy", "node"),
+)

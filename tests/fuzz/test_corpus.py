@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from proxyservice.net import stream_switch
+from proxyservice.net import stream_switch, turns
+from proxyservice.node import connection
 from proxyservice.streams import multiplexer, windows
 from proxyservice.streams.state import TABLE, Act, Event, State
 from proxyservice.wire import (
@@ -20,6 +21,7 @@ from proxyservice.wire import (
     lzw,
     parsing,
     proof,
+    proxy_header,
     relay_check,
     relay_rules,
     stream_frames,
@@ -141,6 +143,23 @@ def a_sender_of_one_is_good_for_all(patch: Patch) -> None:
     patch.setattr(relay_check, "usual_sender", lambda body: b"\x12\0")
 
 
+def ports_of_a_header_are_not_checked(patch: Patch) -> None:
+    patch.setattr(proxy_header, "_end", lambda version, host, port: (str(version(host)), port))
+
+
+def headers_of_any_length_are_read(patch: Patch) -> None:
+    patch.setattr(proxy_header, "HEADER_LIMIT_BYTES", 1 << 17)
+
+
+def a_relay_may_say_anything(patch: Patch) -> None:
+    for module in (connection, envelope):
+        patch.setattr(module, "check_bounds", lambda message: None)
+
+
+def what_waits_has_no_turn(patch: Patch) -> None:
+    patch.setattr(turns.Turns, "_serve", lambda self: None)
+
+
 MUTANTS = [
     ("frames", frames_lose_what_follows_a_tail),
     ("frames", frames_forget_the_limit),
@@ -158,6 +177,10 @@ MUTANTS = [
     ("proof", bodies_are_not_signed),
     ("relay", the_short_way_allows_any_opcode),
     ("relay", a_sender_of_one_is_good_for_all),
+    ("haproxy", ports_of_a_header_are_not_checked),
+    ("haproxy", headers_of_any_length_are_read),
+    ("node", a_relay_may_say_anything),
+    ("node", what_waits_has_no_turn),
 ]
 
 
