@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import gzip
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.compression import compress
 from proxyservice.wire.envelope import Opcode, encode_message
 from proxyservice.wire.framing import encode_frame
-from proxyservice.wire.stream_frames import stream_control_frame, stream_data_prefix
 from tests.attacks.kit import NET, application_frame, keepalive, proxy_request, sender
+
+TOP = Path(__file__).parents[2]
 
 Input = tuple[bytes, bytes]
 """What to say once, and what to say again and again."""
@@ -110,11 +114,6 @@ def empty_members(number: int) -> Input:
     return b"", encode_frame(NET, body, flag=1, algorithm=2)
 
 
-def window_updates(number: int) -> Input:
-    """Frames of streams that never were: the first ends the connection."""
-    return b"", stream_control_frame(NET, Opcode.STREAM_WINDOW, 1, b"\x08\x01")
-
-
 MAIN_PORT: dict[str, Callable[[int], Input]] = {
     call.__name__: call
     for call in (
@@ -155,14 +154,6 @@ PROXY_PORT: dict[str, Callable[[int], bytes]] = {
     call.__name__: call
     for call in (crumbled_frames, changing_senders, large_crumbs, tiny_frames, unread_bodies)
 }
-
-
-def stream_floods() -> Iterator[tuple[str, bytes]]:
-    """What a node with one open stream can send without an end."""
-    yield "windows of ended streams", stream_control_frame(NET, Opcode.STREAM_END, 1, b"")
-    reset = pb.StreamReset(code=1, reason="r" * 200).SerializeToString()
-    yield "resets", stream_control_frame(NET, Opcode.STREAM_RESET, 1, reset)
-    yield "empty data", stream_data_prefix(NET, 1, 0)
 
 
 class Flood:
@@ -218,8 +209,21 @@ class Flood:
                     at = (at + sent) % len(data)
 
 
-def within(seconds: float) -> Iterator[float]:
-    """Seconds that have passed, until they are over."""
-    began = time.monotonic()
-    while (passed := time.monotonic() - began) < seconds:
-        yield passed
+def flooding(port: int, names: list[str], seconds: float, source: str) -> subprocess.Popen[bytes]:
+    """A process that sends these inputs, two connections each: it takes no time of its caller's."""
+    arguments = [str(port), str(seconds), source, *names]
+    return subprocess.Popen([sys.executable, "-m", "tests.attacks.work", *arguments], cwd=TOP)
+
+
+def main(port: str, seconds: str, source: str, *names: str) -> None:
+    inputs = []
+    for number, name in enumerate(names):
+        for one in (100 + 2 * number, 101 + 2 * number):
+            is_main = name in MAIN_PORT
+            inputs.append(MAIN_PORT[name](one) if is_main else (b"", PROXY_PORT[name](one)))
+    with Flood(("127.0.0.1", int(port)), inputs, source=source):
+        time.sleep(float(seconds))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
