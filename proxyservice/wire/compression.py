@@ -19,6 +19,7 @@ from proxyservice.wire.work import LZW_BYTE_UNITS, PIECE_UNITS
 _GZIP_WINDOW = 31  # zlib's way to say: gzip header, 32 KiB window
 _ZLIB_WINDOW = 15
 _PIECE_BYTES = 4096  # zlib copies what follows an end, so a body of many ends is fed by pieces
+_SLICE_BYTES = 64 * 1024  # 4 KiB can say 4 MiB: no more than this comes out at once
 
 
 class Algorithm(IntEnum):
@@ -89,18 +90,20 @@ def _inflate(
     out = bytearray()
     view, pos = memoryview(body), 0
     while not pos or (members and pos < len(view)):
-        inflater = zlib.decompressobj(window)
+        inflater, is_full = zlib.decompressobj(window), False
         while not inflater.eof:
             piece = view[pos : pos + _PIECE_BYTES]
-            if not piece:
+            if not piece and not is_full:
                 raise FrameError("the compressed body is cut short")
-            before_bytes = len(out)
+            most_bytes = min(_SLICE_BYTES, limit_bytes + 1 - len(out))
             try:
-                out += inflater.decompress(piece, limit_bytes + 1 - len(out))
+                inflated = inflater.decompress(piece, most_bytes)
             except zlib.error:
                 raise FrameError("the compressed body is damaged") from None
+            out += inflated
             if len(out) > limit_bytes:
                 raise FrameError(f"the compressed body holds more than {limit_bytes} bytes")
-            pos += len(piece) - len(inflater.unused_data)
-            yield PIECE_UNITS + len(out) - before_bytes
+            is_full = len(inflated) == most_bytes  # zlib may have more of what it was given
+            pos += len(piece) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
+            yield PIECE_UNITS + len(inflated)
     return bytes(out)
