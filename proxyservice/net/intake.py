@@ -135,7 +135,12 @@ class Intake:
             items = self._decoder.feed(view)
             try:
                 for item in items:
-                    if not self._take(item):
+                    if isinstance(item, StreamPiece):
+                        owner.piece(item)  # its bytes are within what was granted
+                        is_next = self._paid(STREAM_PIECE_UNITS)
+                    else:
+                        is_next = self._take(item)
+                    if not is_next:
                         self._wait()
                     elif owner.is_over:
                         return
@@ -144,12 +149,9 @@ class Intake:
         except PeerError as error:
             owner.broke(error)
 
-    def _take(self, item: Frame | StreamPiece) -> bool:
+    def _take(self, item: Frame) -> bool:
         """Hand it on; False when it has to wait, or what follows it has."""
         owner = self._owner
-        if isinstance(item, StreamPiece):
-            owner.piece(item)  # its bytes are within what was granted
-            return self._paid(STREAM_PIECE_UNITS)
         if not owner.hears:
             self._decoder.put_off(again=True)
             return False

@@ -124,10 +124,18 @@ class Share:
 
     def new_portion(self) -> None:
         """It waited, and this is its turn: the first thing it does may be as large as it likes."""
-        self._left_units, self._forced = OWN_UNITS, True
+        self._number, self._left_units, self._forced = -1, OWN_UNITS, True
 
     def take(self, units: int) -> bool:
         """Whether so much may be done now, and then it counts; else wait for a turn."""
+        left_units = self._left_units - units
+        if left_units >= 0 and self._number == self._turns.number:
+            self._left_units = left_units
+            return True
+        return self._take_of_all(units)
+
+    def _take_of_all(self, units: int) -> bool:
+        """The same, where it is not simply this turn's own part that is used."""
         turns = self._turns
         if turns.served is self:
             return self._take_in_turn(units)
@@ -136,12 +144,10 @@ class Share:
                 return True
             self._number, self._left_units = turns.number, OWN_UNITS
             turns.begin()
-        if units <= self._left_units:
-            self._left_units -= units
-        elif units <= turns.left_units:
-            turns.left_units -= units
-        else:
+            return self.take(units)
+        if units > turns.left_units:
             return False
+        turns.left_units -= units
         return True
 
     def _take_in_turn(self, units: int) -> bool:
