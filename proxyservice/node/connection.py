@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from proxyservice.errors import (
     FrameError,
+    PeerError,
     ProxyServiceError,
     RefusedError,
     UnreachableError,

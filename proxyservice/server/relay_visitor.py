@@ -73,6 +73,8 @@ class RelayVisitor(EagerProtocol):
         if self._scanner.buffered_bytes:
             self._count_memory()
             self._watch_the_clock(begun_anew=True)
+        if self._scanner.waits:
+            self._wait_for_turn()
 
     def receiveRoom(self) -> int | memoryview:
         """Nothing is read while the node's connection is full: what waits stays in the kernel.
