@@ -6,6 +6,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from proxyservice.net.outlet import Outlet
 from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.bounds import cut_to_bounds
 from proxyservice.wire.envelope import encode_message
 
 SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
@@ -28,6 +29,8 @@ class Answers:
     ) -> bytes:
         """Return the next frame; it has to be sent."""
         self._sent += 1
+        if isinstance(payload, ProtoMessage):
+            cut_to_bounds(payload)
         return encode_message(
             self._network_id,
             opcode,

@@ -158,6 +158,17 @@ def check_bounds(message: Message) -> None:
             raise FrameError(f"{name} is over {most}")
 
 
+def cut_to_bounds(message: Message) -> None:
+    """Of a message of our own: a number that is over its bound becomes the bound.
+
+    Times come from the operator's options, and one of a year is as good as one of a century.
+    """
+    for field, value in message.ListFields():
+        most = BOUNDS[f"{message.DESCRIPTOR.name}.{field.name}"]
+        if isinstance(value, int) and value > most:
+            setattr(message, field.name, most)
+
+
 def _check_list(values: Any, most: int) -> bool:
     if len(values) > most:
         return False

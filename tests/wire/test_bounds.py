@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from proxyservice.errors import FrameError
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -20,6 +21,7 @@ from proxyservice.wire.bounds import (
     U32,
     U64,
     check_bounds,
+    cut_to_bounds,
 )
 from proxyservice.wire.envelope import PAYLOADS, check_main, parse_payload
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID
@@ -144,3 +146,19 @@ def test_what_deployed_nodes_say_is_within_the_bounds() -> None:
         assert message.ByteSize() <= BESIDE_BYTES
         seen += 1
     assert seen > 5
+
+
+@pytest.mark.parametrize(
+    ("own", "field"),
+    [
+        (pb.Refusal(retry_after_ms=40 * 24 * 3600 * 1000, reason="r"), "Refusal.retry_after_ms"),
+        (pb.Draining(try_for_ms=1 << 60), "Draining.try_for_ms"),
+        (pb.Welcome(keepalive_ms=(1 << 32) - 1), "Welcome.keepalive_ms"),
+    ],
+)
+def test_what_we_say_ourselves_is_within_the_bounds(own: Message, field: str) -> None:
+    with pytest.raises(FrameError):
+        check_bounds(own)
+    cut_to_bounds(own)
+    check_bounds(own)
+    assert getattr(own, field.partition(".")[2]) == BOUNDS[field]

@@ -96,14 +96,18 @@ def test_any_bytes_are_a_header_or_refused_or_waited_for(data: bytes) -> None:
         assert read is None or 0 < read.n_bytes <= len(start)
 
 
-@given(st.sampled_from(sorted(HEADERS)), st.ip_addresses(), st.data())
+own_addresses = st.ip_addresses().filter(lambda one: getattr(one, "ipv4_mapped", None) is None)
+"""A mapped address is written as the IPv4 one that it is."""
+
+
+@given(st.sampled_from(sorted(HEADERS)), own_addresses, st.data())
 def test_it_reads_what_nodes_of_ours_write(
     version: str, source: object, data: st.DataObject
 ) -> None:
     kind, st_kind = (
         (address.IPv4Address, 4) if isinstance(source, IPv4Address) else (address.IPv6Address, 6)
     )
-    destination = data.draw(st.ip_addresses(v=st_kind))
+    destination = data.draw(own_addresses.filter(lambda one: one.version == st_kind))
     ends = [(str(source), data.draw(ports)), (str(destination), data.draw(ports))]
     written = HEADERS[version](*(kind("TCP", *end) for end in ends))
     assert ProxyHeader.read(written + b"more") == ProxyHeader(len(written), *ends)
