@@ -20,7 +20,7 @@ from tests.simulation.simulate import SeedFailed, simulate_all
 @pytest.mark.parametrize(
     ("mutant", "first_seed", "seen"),
     [
-        (ReleasesByKey, 20, "was connected and lost"),
+        (ReleasesByKey, 415, "was connected and lost"),
         (EndsWithoutGeneration, 0, "is there, and counts as gone"),
         (KeepsNoQuarantine, 0, "quarantine"),
         (AcknowledgesBeforeCommit, 0, "was announced before it was on disk"),
