@@ -20,6 +20,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from proxyservice.net.lean_loop import turn_end
+from proxyservice.net.linger import end_in_order
 from proxyservice.net.send import send
 
 RECEIVE_BYTES = 112 * 1024
@@ -181,15 +182,19 @@ class EagerConnection(tcp.Connection):
             self._closeWriteConnection()
 
     def _drained(self) -> Any:
+        """Twisted resumes a paused producer *instead of* an end that was asked for; here as well.
+
+        The end of this direction is nothing that a producer may put off: it comes first.
+        """
         self.stopWriting()
+        if self._writeDisconnecting and not self._writeDisconnected and not self.disconnecting:
+            self._writeDisconnected = True
+            self._closeWriteConnection()
         if self.producer is not None and (self.producerPaused or not self.streamingProducer):
             self.producerPaused = False
             self.producer.resumeProducing()  # type: ignore[attr-defined]  # either kind has it
         elif self.disconnecting:
             return self._postLoseConnection()
-        elif self._writeDisconnecting:
-            self._writeDisconnected = True
-            self._closeWriteConnection()
         return None
 
     def doRead(self) -> Any:
@@ -232,11 +237,13 @@ class EagerSocket(EagerServer):
 
     Visitors come and go by the thousand a second and stay by the ten thousand:
     this leaves out what only logs and `repr` would use. ``peer`` is the address
-    as `socket.accept` gives it; the socket does not block.
+    as `socket.accept` gives it; the socket does not block. It says RST at its
+    close (`linger.py`) until this connection ends it in order.
     """
 
     server: Any = None
     sessionno = 0
+    _in_order = False
     logstr = repstr = "EagerSocket"
 
     def __init__(self, connected: socket, protocol: Protocol, peer: Any, reactor: Any) -> None:
@@ -250,9 +257,26 @@ class EagerSocket(EagerServer):
         self.connected = 1
         reactor.addReader(self)
 
+    def _closeWriteConnection(self) -> None:
+        self._end_in_order()
+        super()._closeWriteConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Closed. In order only as an end that either side has asked for; by an error with RST."""
+        if reason.type is error.ConnectionDone:
+            self._end_in_order()
+        super().connectionLost(reason)
+
+    def _end_in_order(self) -> None:
+        if not self._in_order and self.connected:
+            self._in_order = True
+            end_in_order(self.socket)
+
 
 class EagerUnixSocket(EagerSocket):
-    """The same of a unix socket, dialled at the path ``peer``."""
+    """The same of a unix socket, dialled at the path ``peer``; there is no RST there."""
+
+    _in_order = True
 
     def getHost(self) -> UNIXAddress:
         return UNIXAddress(self.socket.getsockname() or None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from proxyservice.net.linger import reset_at_close
 from proxyservice.net.underneath import socket_underneath
 from proxyservice.net.unsent import LEAST_UNSENT_BYTES
 
@@ -37,6 +38,7 @@ def configure_main_connection(
 
 
 def configure_visitor(handle: socket.socket) -> None:
-    """Find dead visitors and origins, however long they choose not to read."""
+    """Find dead visitors and origins, however long they choose not to read; cut them with RST."""
+    reset_at_close(handle)
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -18,9 +18,17 @@ from twisted.internet import tcp
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
 from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyservice.net.eager import HEADROOM_BYTES, RECEIVE_BUFFER, EagerProtocol, EagerServer
+from proxyservice.net.eager import (
+    HEADROOM_BYTES,
+    RECEIVE_BUFFER,
+    EagerProtocol,
+    EagerServer,
+    EagerSocket,
+)
+from proxyservice.net.keepalive import configure_visitor
 from proxyservice.net.lean_loop import install_lean_loop, turn_end
 
 epollreactor = pytest.importorskip("twisted.internet.epollreactor")
@@ -514,3 +522,102 @@ def test_what_is_lent_has_room_for_a_header_in_front(eager: Kind) -> None:
     eager.send(far, b"hello")
     eager.turn_until(lambda: starts)
     assert starts == [True]
+
+
+class Silent:
+    """A push producer that has nothing more to say, and stays registered."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.calls.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.calls.append("resume")
+
+    def stopProducing(self) -> None:
+        self.calls.append("stop")
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["plain", "lean"])
+def test_a_paused_producer_does_not_put_off_our_end(eager: Kind, lean: bool) -> None:
+    """Twisted's own resumes it *instead*, and nobody hears the end."""
+    assert not lean or install_lean_loop(eager.reactor)
+    protocol, far = eager.connect(half_closing=True)
+    producer, said = Silent(), some(4_000_000)
+    protocol.transport.registerProducer(producer, True)
+    protocol.transport.write(said)
+    assert producer.calls == ["pause"]
+    protocol.transport.loseWriteConnection()
+    assert eager.read_all(far) == said
+    eager.turn_until(lambda: protocol.ends == ["write"])
+    assert producer.calls == ["pause", "resume"]
+
+
+# ------------------------------------------------------ RST until an end is due: `EagerSocket`
+
+
+def lingers(handle: socket.socket) -> bool:
+    option = handle.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+    return struct.unpack("ii", option) == (1, 0)
+
+
+def a_visitor(eager: Kind, *, half_closing: bool = True) -> tuple[Any, socket.socket]:
+    """An `EagerSocket` that was accepted at a socket which says RST."""
+    protocol: Any = HalfLent() if half_closing else Lent()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        configure_visitor(listening)
+        far = socket.create_connection(listening.getsockname())
+        near, address = listening.accept()
+    near.setblocking(False)
+    far.setblocking(False)
+    assert lingers(near), "inherited"
+    transport = EagerSocket(near, protocol, address, eager.reactor)
+    protocol.makeConnection(transport)
+    return protocol, far
+
+
+def is_reset(eager: Kind, far: socket.socket) -> bool:
+    with pytest.raises(ConnectionResetError):
+        eager.read_all(far)
+    return True
+
+
+def test_whoever_closes_it_without_an_end_resets_it(eager: Kind) -> None:
+    protocol, far = a_visitor(eager)
+    with far:
+        protocol.transport.write(b"half")
+        protocol.transport.connectionLost(Failure(ConnectionLost()))  # as the end of a reactor
+        assert is_reset(eager, far)
+
+
+def test_an_exception_resets_it(eager: Kind) -> None:
+    protocol, far = a_visitor(eager)
+    protocol.bufferReceived = None
+    with far:
+        far.send(b"anything")
+        assert is_reset(eager, far)
+
+
+@pytest.mark.parametrize("size", [0, 10, 4_000_000])
+@pytest.mark.parametrize("how", ["half", "whole", "half, then whole", "theirs"])
+def test_an_end_in_order_is_delivered_whole(eager: Kind, how: str, size: int) -> None:
+    protocol, far = a_visitor(eager, half_closing=how != "theirs")
+    with far:
+        protocol.transport.write(some(size))
+        if how == "theirs":
+            eager.read(far, size)
+            far.shutdown(socket.SHUT_WR)
+            assert eager.read_all(far) == b""
+            return
+        if "half" in how:
+            protocol.transport.loseWriteConnection()
+        if "whole" in how:
+            protocol.transport.loseConnection()
+        if how == "half":
+            handle = protocol.transport.getHandle()
+            assert eager.read_all(far) == some(size)
+            assert not lingers(handle)
+        else:
+            assert eager.read_all(far) == some(size)
