@@ -17,8 +17,11 @@ from zope.interface import implementer
 
 from proxyservice.net.closed_end import ClosedEnd
 from proxyservice.net.connect import Dial, DialFailure, dial_failure
+from proxyservice.net.linger import end_in_order, reset_at_close
 from proxyservice.net.stream_socket import StreamSocket
 from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.net.two_way_tls import ends_one_by_one
+from proxyservice.net.underneath import tcp_socket
 from proxyservice.node.events import NodeEvents
 from proxyservice.node.streams import Visit
 from proxyservice.node.targets import Target
@@ -213,13 +216,21 @@ class OrdinaryTargetSocket(TargetSocket):
     """The same over a transport of Twisted's own, which tells full and empty and nothing between.
 
     What was written counts as consumed unless the transport says that it is
-    full; then everything waits until it says that it is empty.
+    full; then everything waits until it says that it is empty. So does an end:
+    asked for while the transport is full, Twisted's would resume its producer
+    instead, and forget the end.
     """
 
     _full = False
+    _end_waits = False  # for the transport to be empty
+    _write_ended = False
 
     def connectionMade(self) -> None:
         """Hear of full and empty."""
+        ends_one_by_one(self.transport)
+        self._handle = tcp_socket(self.transport)
+        if self._handle is not None:
+            reset_at_close(self._handle)
         self.transport.registerProducer(self, True)
         super().connectionMade()
 
@@ -243,6 +254,26 @@ class OrdinaryTargetSocket(TargetSocket):
         """The transport is empty."""
         self._full = False
         self.sendProgressed()
+        if self._end_waits:
+            self.stream_ended()
 
     def stopProducing(self) -> None:
         """`connectionLost` follows."""
+
+    def stream_ended(self) -> None:
+        """The visitor sends no more. The transport is told once it has taken everything."""
+        self._end_waits = self._full
+        if not self._full:
+            self.transport.unregisterProducer()
+            self.transport.loseWriteConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Everything has left, and the target was told."""
+        self._write_ended = True
+        if self._handle is not None:
+            end_in_order(self._handle)
+        self._close_if_done()
+
+    def _close_if_done(self) -> bool:
+        """Not before everything has left: both may have ended while some of it waits here."""
+        return self._write_ended and super()._close_if_done()

@@ -1,0 +1,210 @@
+"""The end of a transfer, through relay and node, towards targets of every kind.
+
+Whoever ends its direction has its end heard behind its last byte, and nothing
+but that: the other direction goes on. What was cut is reset.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from OpenSSL import SSL
+
+from tests.node.processes import SCRIPTS, Program, Relay, visit, wait_until
+from tests.node.targets import Peer, Target, answer_to, cut, digest, end_first, tls_context
+from tests.ports import unused_port
+
+pytestmark = pytest.mark.process
+
+PORTS = range(26000 + os.getpid() % 50 * 40, 26000 + os.getpid() % 50 * 40 + 40)
+TRACEBACK = re.compile("Traceback|Unhandled|mistake of ours")
+SOME_BYTES = 3_000_000
+"""More than any window or buffer on the way has room for."""
+
+KINDS = ("port", "named", "unix", "ssl", "tls", "tls1.2")
+WITH_TLS = KINDS[3:]
+PATIENCE_SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    relay = Relay(tmp_path_factory.mktemp("relay"), unused_port(), PORTS)
+    yield relay
+    assert relay.end(signal.SIGTERM) == 0
+    assert not TRACEBACK.search(relay.stdout + relay.stderr)
+
+
+class Exposed:
+    """A target, where it is reached, and the node in between."""
+
+    def __init__(self, target: Target, address: str, node: Program) -> None:
+        self.target = target
+        self.address = address
+        self.node = node
+
+    def seen(self) -> object:
+        return self.target.seen.get(timeout=PATIENCE_SECONDS)
+
+
+Exposing = Callable[[str, Callable[[Peer], object]], Exposed]
+
+
+@pytest.fixture
+def exposed(tmp_path: Path, relay: Relay) -> Iterator[Exposing]:
+    """A target of this kind, exposed; in the end the node's log has no traceback."""
+    left: list[tuple[Target, Program]] = []
+
+    def start(kind: str, serve: Callable[[Peer], object]) -> Exposed:
+        listening, named, context = listen(kind, tmp_path)
+        target = Target(listening, serve, context)
+        words = (SCRIPTS / "proxyservice", "expose", named, "--via", relay.via)
+        node = Program(tmp_path / "node", *words, STATE_DIRECTORY=str(tmp_path / "state"))
+        left.append((target, node))
+        return Exposed(target, node.wait_for(r"exposed \S+ at (\S+)")[1], node)
+
+    yield start
+    for target, node in left:
+        with target:
+            node.kill()
+            assert not TRACEBACK.search(node.stdout + node.stderr)
+
+
+def listen(kind: str, directory: Path) -> tuple[socket.socket, str, SSL.Context | None]:
+    """A socket, the target's name for `expose`, and its TLS if it has any."""
+    if kind == "unix":
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(directory / "app.sock"))
+        listening.listen(16)
+        return listening, f"unix:{directory / 'app.sock'}", None
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    if kind == "port":
+        return listening, str(port), None
+    if kind == "named":
+        return listening, f"tcp:host=localhost:port={port}", None
+    newest = SSL.TLS1_2_VERSION if kind == "tls1.2" else SSL.TLS1_3_VERSION
+    context = tls_context(directory, newest)
+    roots = f"caCertsDir={directory}" if kind == "ssl" else f"trustRoots={directory}"
+    return listening, f"{kind[:3]}:localhost:{port}:{roots}", context
+
+
+def visitor_of(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS)
+
+
+def was_reset(visitor: socket.socket) -> bool:
+    """Read to the end; whether that is RST."""
+    try:
+        while visitor.recv(65536):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_target_hears_the_end_and_the_visitor_all_of_the_answer(
+    kind: str, exposed: Exposing
+) -> None:
+    there = exposed(kind, digest)
+    for size in (0, 5, SOME_BYTES):
+        said = os.urandom(size)
+        assert visit(there.address, said) == answer_to(said)
+        assert there.seen() == (size, "in order")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_visitor_that_sends_and_goes_is_heard_to_its_end(kind: str, exposed: Exposing) -> None:
+    there = exposed(kind, Peer.read_all)
+    said = os.urandom(SOME_BYTES)
+    with visitor_of(there.address) as visitor:
+        visitor.sendall(said)
+    assert there.seen() == (said, "in order")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_target_that_ends_first_still_hears_everything(kind: str, exposed: Exposing) -> None:
+    there = exposed(kind, end_first)
+    with visitor_of(there.address) as visitor:
+        with visitor.makefile("rb") as answer:
+            assert answer.read() == answer_to(b"")
+        visitor.sendall(os.urandom(SOME_BYTES))
+        visitor.shutdown(socket.SHUT_WR)
+        assert there.seen() == (SOME_BYTES, "in order")
+
+
+@pytest.mark.parametrize("kind", WITH_TLS)
+def test_tls_that_ends_without_a_word_was_cut(kind: str, exposed: Exposing) -> None:
+    there = exposed(kind, cut)
+    with visitor_of(there.address) as visitor:
+        assert was_reset(visitor)
+
+
+# ------------------------------------------------------------ a process that is killed
+
+
+def half_an_answer(peer: Peer) -> object:
+    peer.connection.sendall(b"half of it")
+    return peer.read_all()
+
+
+@pytest.mark.parametrize("killed", ["relay", "node"])
+@pytest.mark.parametrize("kind", ["port", "named"])
+def test_who_is_killed_in_a_transfer_cuts_it_on_both_ends(
+    killed: str, kind: str, tmp_path: Path, exposed: Exposing, request: pytest.FixtureRequest
+) -> None:
+    relay: Relay = request.getfixturevalue("relay")
+    there = exposed(kind, half_an_answer)
+    with visitor_of(there.address) as visitor:
+        visitor.sendall(b"half of a question")
+        assert visitor.recv(4, socket.MSG_WAITALL) == b"half"
+        (relay if killed == "relay" else there.node).process.kill()
+        assert was_reset(visitor)
+    said, how = there.seen()  # type: ignore[misc]  # as `half_an_answer` has it
+    assert said == b"half of a question"
+    assert "ConnectionResetError" in how
+    if killed == "relay":
+        relay.process.wait()
+        relay.again()
+
+
+LAST_ACK = "09"
+"""Of a socket that has ended after its peer had: the kernel delivers the rest."""
+
+
+def has_ended(port: int) -> bool:
+    """Whether a socket at this local port has been ended in order, and not been heard yet."""
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(one[1].endswith(f":{port:04X}") and one[3] == LAST_ACK for one in sockets)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table of sockets")
+@pytest.mark.parametrize("kind", ["port", "named"])
+def test_what_ended_in_order_is_whole_though_all_are_killed_then(
+    kind: str, relay: Relay, exposed: Exposing
+) -> None:
+    """Also while the kernel still has most of it: who reads late reads all."""
+    there = exposed(kind, digest)
+    host, _, port = there.address.rpartition(":")
+    with socket.socket() as visitor:
+        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        visitor.settimeout(PATIENCE_SECONDS)
+        visitor.connect((host, int(port)))
+        visitor.sendall(b"all")
+        visitor.shutdown(socket.SHUT_WR)
+        assert there.seen() == (3, "in order")
+        wait_until(lambda: has_ended(int(port)), what="the end is in the kernel")
+        there.node.process.kill()
+        relay.process.kill()
+        relay.process.wait()
+        with visitor.makefile("rb") as answer:
+            assert answer.read() == answer_to(b"all")
+    relay.again()
