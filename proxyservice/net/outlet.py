@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from proxyservice.net import foreign
 from proxyservice.net.lean_loop import turn_end
 from proxyservice.net.unsent import UnsentBound
 from proxyservice.streams.fairness import FairQueue
@@ -119,7 +120,10 @@ class Outlet:
         self._unsent.sent(self.sent_bytes)
         self._on_drain()
         while self.writable and (source := self._queue.next()) is not None:
-            source.send_turn()
+            try:
+                source.send_turn()
+            except BaseException as error:
+                foreign.raised("a source of a main connection", None, error)
 
     def stopProducing(self) -> None:
         """The transport is closing."""

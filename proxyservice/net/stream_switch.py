@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from twisted.python.failure import Failure
+
 from proxyservice.errors import FrameError
+from proxyservice.net import foreign
 from proxyservice.net.eager import HEADROOM_BYTES, RECEIVE_BUFFER
 from proxyservice.net.outlet import Outlet, Source
 from proxyservice.streams.multiplexer import Due, Multiplexer, Stream
@@ -30,6 +33,8 @@ LARGEST_PAYLOAD_BYTES = 256 * 1024
 
 SHARED_PAYLOAD_BYTES = 64 * 1024
 """While other streams wait: what each of them waits for at most, for each competitor."""
+
+_LOCAL_END = "the local end of a stream"
 
 DUE_AT_ONCE = 256
 """Control frames joined into one write: some 8 KiB, and openings up to 32 KiB."""
@@ -52,7 +57,10 @@ class LocalEnd(Source, Protocol):
 
 
 class StreamSwitch:
-    """All streams of one main connection; ``encode_opening`` makes the frame of a StreamOpen."""
+    """All streams of one main connection; ``encode_opening`` makes the frame of a StreamOpen.
+
+    What a local end raises is logged and resets its own stream, and no other.
+    """
 
     def __init__(
         self,
@@ -77,10 +85,13 @@ class StreamSwitch:
         if stream is None:
             return
         if stream.state is State.GONE:
-            stream.local.stream_reset(stream.reset_code, stream.reset_reason)
+            self._tell_reset(stream, stream.reset_code, stream.reset_reason)
             self.tell()
-        else:
+            return
+        try:
             stream.local.stream_received(payload)
+        except BaseException as error:
+            self._local_end_raised(stream, error)
 
     def control(self, message: pb.Message) -> None:
         """Act on a frame of opcode 41 to 44. Raises PeerError."""
@@ -95,18 +106,37 @@ class StreamSwitch:
         window: Any = parse_payload(message)
         stream = self.multiplexer.granted(stream_id, window.credit)
         if stream is not None:
-            stream.local.stream_ready()
+            self._call(stream, stream.local.stream_ready)
 
     def _stream_end(self, stream_id: int, message: pb.Message) -> None:
         stream = self.multiplexer.ended(stream_id)
         if stream is not None:
-            stream.local.stream_ended()
+            self._call(stream, stream.local.stream_ended)
 
     def _stream_reset(self, stream_id: int, message: pb.Message) -> None:
         reset: Any = parse_payload(message)
         stream = self.multiplexer.was_reset(stream_id)
         if stream is not None:
-            stream.local.stream_reset(reset.code, printable(reset.reason))
+            self._tell_reset(stream, reset.code, printable(reset.reason))
+
+    def _call(self, stream: Stream, method: Callable[[], None]) -> None:
+        def failed(failure: Failure) -> None:
+            self.give_up(stream)
+
+        foreign.call(_LOCAL_END, failed, method)
+
+    def _local_end_raised(self, stream: Stream, error: BaseException) -> None:
+        foreign.raised(_LOCAL_END, lambda _: self.give_up(stream), error)
+
+    def _tell_reset(self, stream: Stream, code: int, reason: str) -> None:
+        foreign.call(_LOCAL_END, None, stream.local.stream_reset, code, reason)
+
+    def give_up(self, stream: Stream) -> None:
+        """Whoever has its local end does not get along with it: the peer sees a reset."""
+        if stream.state is not State.GONE:
+            self.reset(stream, pb.RESET_ABORTED)
+        if stream.local is not None:
+            self._tell_reset(stream, pb.RESET_ABORTED, "its local end failed")
 
     # ------------------------------------------------- from the local ends
 
@@ -183,7 +213,7 @@ class StreamSwitch:
         """The main connection is gone: so is every stream."""
         for stream in self.multiplexer:
             self.multiplexer.reset(stream, pb.RESET_ABORTED)
-            stream.local.stream_reset(pb.RESET_ABORTED, reason)
+            self._tell_reset(stream, pb.RESET_ABORTED, reason)
 
 
 _CONTROL: dict[int, Callable[[StreamSwitch, int, pb.Message], None]] = {

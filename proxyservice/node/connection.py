@@ -26,6 +26,7 @@ from proxyservice.errors import (
     UnreachableError,
     UntrustedError,
 )
+from proxyservice.net import foreign
 from proxyservice.net.eager import EagerProtocol
 from proxyservice.net.intake import Intake
 from proxyservice.net.keepalive import configure_main_connection
@@ -383,19 +384,22 @@ class NodeConnection(EagerProtocol):
             self._timer.cancel()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
-        """The transport is gone, for whatever reason."""
-        self._stop_timer()
-        self._error = error = self._error or self._why_lost(reason)
-        try:
-            self._intake.close()
-            self.outlet.close()
-            if self.switch is not None:
-                self.switch.lost("the main connection is gone")
-            self._requests.fail_all(error)
-        except Exception:  # the owner must hear of the end, or nobody dials again
-            log.failure("a main connection did not end well")
-        finally:
-            self._owner.connection_ended(self, error)
+        """The transport is gone, for whatever reason: so hears everybody who waits for it."""
+        error = self._error or foreign.call("an end's reason", None, self._why_lost, reason)
+        error = self._error = error or UnreachableError("the relay closed the connection")
+        foreign.in_turn(
+            "the end of a main connection",
+            self._stop_timer,
+            self._intake.close,
+            lambda: self.outlet.close(),
+            self._lose_streams,
+            lambda: self._requests.fail_all(error),
+            lambda: self._owner.connection_ended(self, error),
+        )
+
+    def _lose_streams(self) -> None:
+        if self.switch is not None:
+            self.switch.lost("the main connection is gone")
 
     def _why_lost(self, reason: Failure) -> ProxyServiceError:
         error = explain(reason, self.server)

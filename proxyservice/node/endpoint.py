@@ -21,7 +21,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from proxyservice.errors import ProxyServiceError, StartError
+from proxyservice.errors import ProxyServiceError
+from proxyservice.net import foreign
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.node.dial import Server, parse_server
 from proxyservice.node.identity import NodeIdentity
@@ -82,7 +83,8 @@ class ProxiedServerEndpoint:
 
         Fails with StartError (the key), with RefusedError when all servers have
         refused this node for good (`finality.py`: nothing that time may mend),
-        with ValueError when the origin listens already.
+        with ValueError when the origin listens already, and with what the
+        factory's `doStart` raised.
         """
         try:
             token = find_token(self._token_file, os.environ)
@@ -90,7 +92,7 @@ class ProxiedServerEndpoint:
                 self._reactor, self._servers, self._key_file, self._trust, token, self._origin
             )
             lease = shared.open(self._origin, protocolFactory)
-        except (StartError, ValueError) as error:
+        except Exception as error:  # a factory's `doStart` may raise whatever it likes
             return fail(error)
         port = ProxiedPort(shared, lease, protocolFactory, self._release)
 
@@ -121,7 +123,7 @@ class ProxiedPort:
         """Let no visitor in any more; the last port of a node ends its connections too."""
         if self._stopped is None:
             self._stopped = self._shared.close(self._lease, release=self._release)
-            self._factory.doStop()
+            foreign.call("a factory of protocols", None, self._factory.doStop)
         done: Deferred[None] = Deferred()
         self._stopped.addBoth(lambda _: done.callback(None))
         return done
@@ -145,7 +147,6 @@ class _OriginAcceptor:
 
     def open(self, factory: IProtocolFactory) -> None:
         """Serve visitors with this factory from now on."""
-        factory.doStart()
         self._acceptor = FactoryAcceptor(factory, self._reactor)
 
     def close(self) -> None:
@@ -205,6 +206,13 @@ class _SharedNode:
     def open(self, origin: str, factory: IProtocolFactory) -> NodeLease:
         """Have a lease for this origin address, which does not listen yet."""
         lease = self._leases.get(origin)
+        if lease is not None and lease.acceptor.listens:
+            raise ValueError(f"origin {origin!r} listens already; give each its own origin=NAME")
+        try:
+            factory.doStart()
+        except BaseException:
+            self._forget_if_idle()
+            raise
         if lease is None:
             acceptor = _OriginAcceptor(self._reactor)
             lease = self.node.lease(origin, mode=pb.MODE_STREAMS, acceptor=acceptor)
@@ -226,10 +234,13 @@ class _SharedNode:
         self._listening -= 1
         if release or lease.error is not None:
             del self._leases[lease.origin]
-        if not self._listening and _shared_nodes.get(self._key) is self:
-            del _shared_nodes[self._key]
+        self._forget_if_idle()
         released = self.node.release(lease) if release else succeed(None)
         return released.addCallback(lambda _: None if self._listening else self.node.stopService())
+
+    def _forget_if_idle(self) -> None:
+        if not self._listening and _shared_nodes.get(self._key) is self:
+            del _shared_nodes[self._key]
 
 
 def _shared_node(

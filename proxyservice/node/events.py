@@ -1,18 +1,21 @@
 """What happens to a node, one method an event; by default a line in the log each.
 
-Subclass to print, count or show; nothing depends on what these methods do.
+Subclass to print, count or show; nothing depends on what these methods do, and
+what they raise is logged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from inspect import isfunction
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger, LogLevel
 
 from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.net import foreign
 from proxyservice.node.connecting import in_time
 from proxyservice.node.finality import Kind, kind_of
 from proxyservice.node.reminders import Outages
@@ -117,6 +120,35 @@ class NodeEvents:
     def gave_up(self, error: ProxyServiceError) -> None:
         """No server is left that could serve this node; it does nothing more."""
         self.log.error("giving up: {why}", why=error)
+
+
+_RECEIVER = "a receiver of a node's events"
+
+
+class _Guarded(NodeEvents):
+    """Tells a receiver, whose exceptions are logged and go no further: one method an event."""
+
+    def __init__(self, receiver: NodeEvents) -> None:
+        self.receiver = receiver
+
+
+def _guard(event: str) -> Callable[..., None]:
+    def tell(self: _Guarded, *told: Any, **named: Any) -> None:
+        foreign.call(_RECEIVER, None, lambda: getattr(self.receiver, event)(*told, **named))
+
+    return tell
+
+
+EVENTS = tuple(name for name, what in vars(NodeEvents).items() if isfunction(what))
+"""The names of all methods that a receiver has."""
+
+for _event in EVENTS:
+    setattr(_Guarded, _event, _guard(_event))
+
+
+def guarded(receiver: NodeEvents) -> NodeEvents:
+    """Who is told instead of this receiver, so that nothing depends on what it does."""
+    return receiver if isinstance(receiver, _Guarded) else _Guarded(receiver)
 
 
 class EndingEvents(NodeEvents):

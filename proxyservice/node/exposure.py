@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from proxyservice.errors import StartError
 from proxyservice.node.dial import Server, parse_server
-from proxyservice.node.events import NodeEvents
+from proxyservice.node.events import NodeEvents, guarded
 from proxyservice.node.forward import Forwarder
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.keys import fingerprint, open_key
@@ -175,7 +175,7 @@ class Exposure(Service):
         self._impatient = impatient
         self._reactor = reactor
         self._settings = settings
-        self._events = events
+        self._events = guarded(events)
         self._node: Node | None = None
         self._leases: list[NodeLease] = []
         self._forwarders: list[Forwarder] = []

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from proxyservice.errors import ProxyServiceError
+from proxyservice.net import foreign
 from proxyservice.node.retry import Backoff
 from proxyservice.text import printable
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -90,9 +91,10 @@ class NodeLease:
         self.address = address
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
-            answer.callback(address)
+            if not answer.called:  # else whoever asked has cancelled it
+                answer.callback(address)
         for listener in list(self._listeners):
-            listener(address)
+            foreign.call("a listener to a lease's address", None, listener, address)
         return True
 
     def refuse(self, error: ProxyServiceError) -> None:
@@ -101,4 +103,5 @@ class NodeLease:
         self.error = error
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
-            answer.errback(Failure(error))
+            if not answer.called:
+                answer.errback(Failure(error))

@@ -12,9 +12,9 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
-from proxyservice.errors import FrameError, ProxyServiceError, RefusedError
+from proxyservice.errors import ProxyServiceError, RefusedError
+from proxyservice.net import foreign
 from proxyservice.net.names import NameLookups
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.net.turns import Turns
@@ -22,7 +22,7 @@ from proxyservice.node.connection import NodeConnection
 from proxyservice.node.connection_owner import ConnectionSettings
 from proxyservice.node.dial import Server, parse_server, peer_endpoint
 from proxyservice.node.dialler import Dialler
-from proxyservice.node.events import NodeEvents
+from proxyservice.node.events import NodeEvents, guarded
 from proxyservice.node.handshake import Handshake
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.known_relays import KnownRelays
@@ -35,8 +35,6 @@ from proxyservice.node.streams import Acceptor, Visit
 from proxyservice.node.tls import TLSTrust
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.wire import proxyservice_pb2 as pb
-
-log = Logger()
 
 
 class Node(Service):
@@ -74,7 +72,7 @@ class Node(Service):
         self.identity = identity or NodeIdentity()
         self._known_relays = known_relays or KnownRelays()
         self._settings = settings or ConnectionSettings()
-        self._events = events or NodeEvents()
+        self._events = guarded(events or NodeEvents())
         self._legacy = legacy
         self._leases = NodeLeases(self.identity, self._events, reactor)
         lookups = NameLookups(reactor)
@@ -239,13 +237,9 @@ class Node(Service):
         lease = self._leases.get(opening.origin_address)
         if lease is None or lease.acceptor is None:
             return
-        try:
-            lease.acceptor.accept(Visit.of(opening), switch, stream)
-        except FrameError:
-            raise
-        except Exception:  # the application's mistake must not end the connection
-            log.failure("a visitor could not be served")
-            stream.local = None
+        visit = Visit.of(opening)
+        accept = lease.acceptor.accept
+        foreign.call("an acceptor", lambda _: switch.give_up(stream), accept, visit, switch, stream)
 
     def lease_lost(
         self, connection: NodeConnection, request_nonce: int, error: RefusedError
@@ -260,10 +254,7 @@ class Node(Service):
         if self._answers is not None and self.running and lease is not None and lease.granted:
             self._answers.heard(message, lease.address)
         for listener in list(self._listeners):
-            try:
-                listener(message)
-            except Exception:  # the application's mistake must not end the connection
-                log.failure("a message listener failed")
+            foreign.call("a message listener", None, listener, message)
 
     def draining(self, connection: NodeConnection, hint: pb.Draining) -> None:
         """The server is about to stop: the leases go elsewhere, open streams stay to their end."""

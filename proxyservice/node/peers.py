@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
@@ -85,9 +85,10 @@ class PeerLinks:
     def _link(self, address: str, *, only_answers: bool = False) -> _Link:
         link = self._links.get(address)
         if link is None:
+            endpoint = self._dial(address)  # raises for an address that is none: no link then
             link = self._links[address] = _Link(address, self._clock, self._events, self._gone)
             link.only_answers = only_answers
-            link.dial(self._dial(address))
+            link.dial(endpoint)
             self._make_room()
         if address in self._links:
             self._links.move_to_end(address)
@@ -162,7 +163,7 @@ class _Link(Protocol):
 
     def dial(self, endpoint: IStreamClientEndpoint) -> None:
         """Connect; failing fails what waits."""
-        self._attempt = endpoint.connect(Factory.forProtocol(lambda: self))
+        self._attempt = maybeDeferred(endpoint.connect, Factory.forProtocol(lambda: self))
         self._attempt.addErrback(lambda failure: self._end(failure.getErrorMessage()))
 
     def connectionMade(self) -> None:

@@ -3,7 +3,8 @@
 The same promises as a TCP connection gives: writes are queued without bound
 but for producers, which are paused; reading can be paused, and what comes
 meanwhile is bounded by the stream's window; half-close for protocols that know
-it. `getPeer` is the visitor, `getHost` the proxy address.
+it. `getPeer` is the visitor, `getHost` the proxy address. What the protocol or
+its producer raises is logged and resets this visitor (`net/foreign.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from twisted.internet.interfaces import (
     IProtocol,
     IPushProducer,
     ITCPTransport,
+    ITLSTransport,
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from proxyservice.net import foreign
 from proxyservice.net.closed_end import ClosedEnd
 from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.node.stream_tls import start_tls
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.streams.state import State
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -31,12 +35,17 @@ from proxyservice.wire import proxyservice_pb2 as pb
 HIGH_BYTES = 64 * 1024
 """Queued beyond the stream's credit: a push producer is paused, as by Twisted's transports."""
 
+_PROTOCOL = "a visitor's protocol"
+_PRODUCER = "a visitor's producer"
 
-@implementer(ITCPTransport, IConsumer, IPushProducer)
+
+@implementer(ITCPTransport, ITLSTransport, IConsumer, IPushProducer)
 class StreamTransport:
-    """Made by `FactoryAcceptor`; ``begin`` is called once the protocol is connected."""
+    """Made by `FactoryAcceptor`; ``begin`` connects the protocol."""
 
     disconnecting = False
+    TLS = False
+    """Twisted's word for: `startTLS` was called."""
 
     def __init__(
         self,
@@ -68,9 +77,22 @@ class StreamTransport:
         stream.local = self
 
     def begin(self) -> None:
-        """The protocol is connected: what came before may be delivered."""
+        """Connect the protocol, and then deliver what has come before."""
+        foreign.call(_PROTOCOL, self.fail, lambda: self.protocol.makeConnection(self))
         self._began = True
         self._deliver()
+
+    def startTLS(self, contextFactory: Any, normal: bool = True) -> None:
+        """From now on everything is encrypted; as server, or as client with ``normal`` false."""
+        if self.TLS:
+            raise RuntimeError("TLS has begun already")
+        if not self._over:
+            self.TLS = True
+            producer, streaming = self._producer, self._streaming
+            self.unregisterProducer()
+            start_tls(self, contextFactory, is_client=not normal, clock=self._clock)
+            if producer is not None:
+                self.registerProducer(producer, streaming)
 
     # ------------------------------------------------------------- addresses
 
@@ -102,8 +124,7 @@ class StreamTransport:
         self._unsent += data
         self._send()
         if self._streaming and len(self._unsent) > HIGH_BYTES and not self._producer_paused:
-            self._producer_paused = True
-            self._producer.pauseProducing()
+            self._pause_producer()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
@@ -120,20 +141,43 @@ class StreamTransport:
             self._queue_empty()
 
     def _queue_empty(self) -> None:
-        if self._producer is not None and not self._streaming:
-            self._ask_later()
-        elif self._producer is not None and self._producer_paused:
+        """An end that was asked for is nothing that a producer may put off: it comes first."""
+        if self._write_closing and not self._write_closed:
+            self._end_output()
+        if self._producer is None:
+            if self.disconnecting:
+                self._finish()
+        elif not self._streaming:
+            if not self._write_closed:
+                self._ask_later()
+        elif self._producer_paused:
             self._producer_paused = False
-            self._producer.resumeProducing()
-        elif self.disconnecting and self._producer is None:
-            self._finish()
-        elif self._write_closing and not self._write_closed:
-            self._write_closed = True
-            self._switch.end(self._stream)
-            half_closeable = IHalfCloseableProtocol(self.protocol, None)
+            self._resume_producer()
+
+    def _end_output(self) -> None:
+        self._write_closed = True
+        self._switch.end(self._stream)
+        self._tell_half_closeable("writeConnectionLost")
+        self._both_ended()
+
+    def _tell_half_closeable(self, method: str) -> bool:
+        """False where the protocol does not know half-close."""
+        protocol = self.protocol
+
+        def told() -> bool:
+            half_closeable = IHalfCloseableProtocol(protocol, None)
             if half_closeable is not None:
-                half_closeable.writeConnectionLost()
-            self._both_ended()
+                foreign.wait_for(_PROTOCOL, self.fail, getattr(half_closeable, method)())
+            return half_closeable is not None
+
+        return foreign.call(_PROTOCOL, self.fail, told) is not False
+
+    def _pause_producer(self) -> None:
+        self._producer_paused = True
+        foreign.call(_PRODUCER, self.fail, lambda: self._producer.pauseProducing())
+
+    def _resume_producer(self) -> None:
+        foreign.call(_PRODUCER, self.fail, lambda: self._producer.resumeProducing())
 
     def _ask_later(self) -> None:
         """A pull producer writes when it is asked: never from within its own write."""
@@ -144,7 +188,7 @@ class StreamTransport:
     def _ask(self) -> None:
         self._asking = False
         if self._producer is not None and not self._streaming and not self._unsent:
-            self._producer.resumeProducing()
+            self._resume_producer()
 
     def send_turn(self) -> None:
         """The main connection has room."""
@@ -160,14 +204,13 @@ class StreamTransport:
         if self._producer is not None:
             raise RuntimeError("a producer is registered already")
         if self._over:
-            producer.stopProducing()
+            foreign.call(_PRODUCER, None, lambda: producer.stopProducing())
             return
         self._producer, self._streaming = producer, streaming
         if not streaming:
-            producer.resumeProducing()
+            self._resume_producer()
         elif len(self._unsent) > HIGH_BYTES:
-            self._producer_paused = True
-            producer.pauseProducing()
+            self._pause_producer()
 
     def unregisterProducer(self) -> None:
         self._producer, self._streaming, self._producer_paused = None, False, False
@@ -180,10 +223,16 @@ class StreamTransport:
         """Deliver at once, or keep what the window allows until reading goes on."""
         if self._paused or self._unread or not self._began:
             self._unread += view
+            return
+        data = bytes(view)
+        self._switch.consumed(self._stream, len(data))
+        try:
+            returned = self.protocol.dataReceived(data)
+        except BaseException as error:
+            foreign.raised(_PROTOCOL, self.fail, error)
         else:
-            data = bytes(view)
-            self._switch.consumed(self._stream, len(data))
-            self.protocol.dataReceived(data)
+            if returned is not None:
+                foreign.wait_for(_PROTOCOL, self.fail, returned)
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -197,9 +246,8 @@ class StreamTransport:
 
     def _deliver(self) -> None:
         while self._unread and not self._paused and not self._over:
-            data, self._unread = bytes(self._unread), bytearray()
-            self._switch.consumed(self._stream, len(data))
-            self.protocol.dataReceived(data)
+            unread, self._unread = self._unread, bytearray()
+            self.stream_received(memoryview(unread))
         if self._peer_ended and not self._unread and not self._paused:
             self._input_ended()
 
@@ -212,16 +260,16 @@ class StreamTransport:
     def _input_ended(self) -> None:
         if self._over or self.disconnecting:
             return
-        half_closeable = IHalfCloseableProtocol(self.protocol, None)
-        if half_closeable is None:
-            self.loseConnection()
-            return
-        half_closeable.readConnectionLost()
-        self._both_ended()
+        if self._tell_half_closeable("readConnectionLost"):
+            self._both_ended()
+        elif self._unsent or self._producer_paused or self._asking:
+            self.loseConnection()  # once what is under way has left
+        else:
+            self._finish()  # also with a producer, as TCP does: it might never say anything again
 
     def _both_ended(self) -> None:
         if self._stream.state is State.GONE and not self._unread:
-            self._lose(ConnectionDone())
+            self._lose(Failure(ConnectionDone()))
 
     # --------------------------------------------------------------- the end
 
@@ -243,27 +291,38 @@ class StreamTransport:
         """Everything has been sent: end the stream, and listen no longer."""
         if not self._over:
             ClosedEnd(self._switch, self._stream, self._clock)
-            self._lose(ConnectionDone())
+            self._lose(Failure(ConnectionDone()))
 
     def abortConnection(self) -> None:
+        self.fail(Failure(ConnectionAborted()))
+
+    def fail(self, why: Failure) -> None:
+        """Reset the visitor now, and tell the protocol later: it may be its own doing."""
         if not self._over:
             self._switch.reset(self._stream, pb.RESET_ABORTED)
-            self._clock.callLater(0, self._lose, ConnectionAborted())
+            self._let_go()
+            self._clock.callLater(0, self._tell_lost, why)
 
     def stream_reset(self, code: int, reason: str) -> None:
         """The visitor, or the main connection, is gone."""
-        self._lose(ConnectionLost(reason or "the stream was reset"))
+        self._lose(Failure(ConnectionLost(reason or "the stream was reset")))
 
-    def _lose(self, why: Exception) -> None:
-        if self._over:
-            return
+    def _lose(self, why: Failure) -> None:
+        if not self._over:
+            self._let_go()
+            self._tell_lost(why)
+
+    def _let_go(self) -> None:
+        """Nothing comes in or goes out any more."""
         self._over = True
         self._switch.outlet.forget(self)
         if self._unread:
             self._switch.consumed(self._stream, len(self._unread))
         self._unsent, self._unread = bytearray(), bytearray()
-        if self._producer is not None:
-            self._producer.stopProducing()
-            self._producer = None
+
+    def _tell_lost(self, why: Failure) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            foreign.call(_PRODUCER, None, lambda: producer.stopProducing())
         protocol, self.protocol = self.protocol, None
-        protocol.connectionLost(Failure(why))
+        foreign.call(_PROTOCOL, None, lambda: protocol.connectionLost(why))

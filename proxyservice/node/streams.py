@@ -9,7 +9,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IProtocolFactory
 
 from proxyservice.errors import FrameError
+from proxyservice.net import foreign
 from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.net.two_way_tls import ends_one_by_one
 from proxyservice.node.stream_transport import StreamTransport
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -55,11 +57,12 @@ class FactoryAcceptor:
 
     def accept(self, visit: Visit, switch: StreamSwitch, stream: Stream) -> None:
         """Build a protocol, if the factory wants this visitor, and connect it."""
-        protocol = self._factory.buildProtocol(visit.visitor)
+        build = self._factory.buildProtocol
+        protocol = foreign.call("a factory of protocols", None, build, visit.visitor)
         if protocol is None:
             return
+        ends_one_by_one(protocol)
         transport = StreamTransport(
             switch, stream, protocol, visit.visitor, visit.proxy_address, self._reactor
         )
-        protocol.makeConnection(transport)
         transport.begin()

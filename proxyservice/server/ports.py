@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from proxyservice.net import foreign
 from proxyservice.net.addresses import canonical
 from proxyservice.net.eager import EagerSocket
 from proxyservice.net.keepalive import configure_visitor
+from proxyservice.net.linger import reset_at_close
 
 BACKLOG = 4096
 """Connections the kernel keeps for us; Twisted's 50 loses visitors in a burst (frp #4802)."""
@@ -148,16 +150,21 @@ class _ProxyPort:
                 if error.errno in _VISITOR_IS_GONE:
                     continue
                 raise
-            self._admit(accepted, address)
+            self._admit(accepted, address)  # whatever happens to one, the port takes the next
 
     def _admit(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
-        protocol = self._accept(self.port, canonical(address[0]), address[1])
+        ours = self.port, canonical(address[0]), address[1]
+        protocol = foreign.call("letting a visitor in", None, self._accept, *ours)
         if protocol is None:
             reset(accepted)
             return
         accepted.setblocking(False)
         transport = EagerSocket(accepted, protocol, address, self._reactor)
-        protocol.makeConnection(transport)
+
+        def failed(failure: Failure) -> None:
+            transport.abortConnection()
+
+        foreign.call("a visitor's beginning", failed, protocol.makeConnection, transport)
 
     def _rest(self, error: OSError) -> None:
         log.warn("proxy port {port} pauses accepting: {error}", port=self.port, error=error)
@@ -183,5 +190,5 @@ class _ProxyPort:
 
 def reset(unwanted: socket.socket) -> None:
     """Close with RST, so that the visitor sees a refusal and not an empty answer."""
-    unwanted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_at_close(unwanted)
     unwanted.close()

@@ -154,3 +154,35 @@ def test_an_accepted_visitor_has_the_options_of_the_port() -> None:
         assert is_configured(visitor.transport.getHandle())
         visitor.transport.getHandle().close()
     ports.close()
+
+
+def test_a_port_outlives_what_goes_wrong_with_one_visitor() -> None:
+    reactor, visitor, port = MemoryReactorClock(), Kept(), unused_port()
+    wrong: list[object] = [KeyError("in the gate"), Fragile(), visitor]
+
+    def accept(port: int, host: str, peer: int) -> Kept:
+        told = wrong.pop(0)
+        if isinstance(told, Exception):
+            raise told
+        assert isinstance(told, Kept)
+        return told
+
+    ports = ProxyPorts(reactor, "127.0.0.1", accept)
+    ports.bind(port)
+    (listener,) = reactor.getReaders()
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as turned_away:
+            listener.doRead()
+            reactor.advance(0)
+            with pytest.raises(ConnectionResetError):
+                turned_away.recv(1)
+    with socket.create_connection(("127.0.0.1", port), timeout=10):
+        listener.doRead()
+        assert visitor.transport is not None
+        visitor.transport.getHandle().close()
+    ports.close()
+
+
+class Fragile(Kept):
+    def connectionMade(self) -> None:
+        raise KeyError("at the beginning")

@@ -186,3 +186,70 @@ def test_after_a_close_the_visitor_may_speak_for_a_while_and_costs_a_window() ->
     assert scene.streams() == (0, 0)
     assert scene.main.client.protocol.switch.multiplexer.granted_bytes == 0
     assert scene.main.server.connected
+
+
+class Silent(Pushing):
+    """Has nothing more to say, and stays registered."""
+
+    def push(self) -> None:
+        portion, self.left = self.left, b""
+        self.transport.write(portion)
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+
+@pytest.mark.parametrize("streaming", [True, False], ids=["push", "pull"])
+def test_a_producer_does_not_put_off_our_end(streaming: bool) -> None:
+    scene, visitor, protocol = met(kernel_bytes=10_000)
+    visitor.transport.reading = False
+    producer = Silent(protocol.transport, some(3_000_000))
+    protocol.transport.registerProducer(producer, streaming)
+    producer.push()
+    protocol.transport.loseWriteConnection()
+    scene.pump()
+    visitor.transport.reading = True
+    scene.pump()
+    assert visitor.got == some(3_000_000)
+    assert visitor.ended
+    assert not producer.paused
+
+
+def test_a_silent_producer_keeps_no_place_of_a_visitor_that_has_ended() -> None:
+    """As TCP has it for a protocol that knows no half-close: its end is the end."""
+    scene, visitor, protocol = met()
+    producer = Silent(protocol.transport, b"")
+    protocol.transport.registerProducer(producer, True)
+    visitor.transport.loseWriteConnection()
+    scene.pump()
+    assert isinstance(protocol.lost, ConnectionDone)
+    assert producer.stopped
+    assert scene.streams() == (0, 0)
+
+
+def test_what_is_under_way_for_a_visitor_that_has_ended_arrives() -> None:
+    scene, visitor, protocol = met(kernel_bytes=10_000)
+    visitor.transport.reading = False
+    producer = Pushing(protocol.transport, some(3_000_000))
+    protocol.transport.registerProducer(producer, True)
+    producer.push()
+    visitor.transport.loseWriteConnection()
+    scene.pump()
+    visitor.transport.reading = True
+    scene.pump()
+    assert visitor.got == some(3_000_000)
+    assert isinstance(visitor.lost, ConnectionDone)
+
+
+def test_after_an_abort_nothing_is_written_or_delivered() -> None:
+    scene, visitor, protocol = met()
+    protocol.transport.pauseProducing()
+    visitor.transport.write(b"unread")
+    scene.pump()
+    protocol.transport.abortConnection()
+    protocol.transport.write(b"too late")
+    protocol.transport.resumeProducing()
+    assert protocol.got == b""
+    scene.pump()
+    assert visitor.got == b""
+    assert isinstance(protocol.lost, ConnectionAborted)

@@ -390,3 +390,41 @@ def test_what_time_may_mend_is_waited_for(scene: Scene, code: pb.RefusalCode) ->
     scene.server.script[Opcode.PROXY_REQUEST] = grant
     scene.run(80.0)
     scene.stop(result_of(listening))
+
+
+class Unwilling(EchoFactory):
+    """Fails at its beginning, or at its end."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+
+    def doStart(self) -> None:
+        super().doStart()
+        if self._at == "start":
+            raise KeyError("a mistake of the application")
+
+    def doStop(self) -> None:
+        super().doStop()
+        if self._at == "stop":
+            raise KeyError("a mistake of the application")
+
+
+def test_a_factory_that_cannot_start_fails_the_listening_and_leaves_nothing(scene: Scene) -> None:
+    assert isinstance(result_of(scene.endpoint("web").listen(Unwilling("start"))), KeyError)
+    assert endpoint._shared_nodes == {}
+    assert not scene.server.connections
+    scene.stop(scene.listen("web"))  # the origin is free
+
+
+def test_a_factory_that_cannot_start_disturbs_nobody_who_listens(scene: Scene) -> None:
+    port = scene.listen("web")
+    assert isinstance(result_of(scene.endpoint("other").listen(Unwilling("start"))), KeyError)
+    assert scene.asked_for() == ["web"]
+    scene.stop(port)
+
+
+def test_a_factory_that_cannot_stop_is_stopped_all_the_same(scene: Scene) -> None:
+    listening = scene.endpoint("web").listen(Unwilling("stop"))
+    scene.run()
+    scene.stop(result_of(listening))
+    scene.stop(scene.listen("web"))

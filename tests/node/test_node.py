@@ -6,6 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from proxyservice.errors import StartError
@@ -296,3 +298,43 @@ def test_a_part_a_server_that_closes_for_want_of_a_port_is_asked_again() -> None
     scene.run(1.0)
     assert len(scene.servers[0].attempts) >= 3
     assert scene.node.error is None
+
+
+class Unready(ScriptedServer):
+    """Its first two connections break: one while it is dialled, one in its first moment."""
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        if not self.attempts:
+            self.attempts.append(0.0)
+            raise OSError("an endpoint that raises instead of failing")
+        if len(self.attempts) == 1:
+            factory = _Breaking(factory)
+        return super().connect(factory)
+
+
+class _Breaking(Factory):
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+
+    def buildProtocol(self, addr: Any) -> Any:
+        protocol: Any = self.whole.buildProtocol(addr)
+        made = protocol.makeConnection
+
+        def broken(transport: Any) -> None:
+            transport.setTcpNoDelay = None  # what a socket that was reset already does: it fails
+            made(transport)
+
+        protocol.makeConnection = broken
+        return protocol
+
+
+def test_a_connection_that_cannot_begin_is_dialled_again() -> None:
+    clock, server = Clock(), Unready()
+    server.clock = clock
+    node = Node([server.as_server()], reactor=clock, legacy=True)
+    addressed = node.when_addressed()
+    node.startService()
+    run(clock, [server], 10.0)
+    assert len(server.attempts) == 3
+    assert len(server.live()) == 1
+    assert addressed.called

@@ -177,3 +177,28 @@ def test_closing_fails_what_waits_and_leaves_no_timer() -> None:
     scene.links.close()
     assert is_unreachable(waiting)
     assert scene.clock.getDelayedCalls() == []
+
+
+def test_an_address_that_is_none_leaves_no_link_behind() -> None:
+    def dial(address: str) -> Any:
+        raise ValueError("no address")
+
+    links = PeerLinks(dial, NodeEvents(), Clock())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no address"):
+            links.send("none", b"frame")
+    assert len(links) == 0
+
+
+@implementer(IStreamClientEndpoint)
+class Raising:
+    def connect(self, factory: Any) -> Deferred[Any]:
+        raise OSError("an endpoint that raises instead of failing")
+
+
+def test_an_endpoint_that_raises_fails_this_peer() -> None:
+    links = PeerLinks(lambda address: Raising(), NodeEvents(), Clock())
+    results: list[Any] = []
+    links.send("a:1", b"frame").addBoth(results.append)
+    assert is_unreachable(results)
+    assert len(links) == 0
