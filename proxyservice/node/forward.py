@@ -20,6 +20,7 @@ from proxyservice.net.connect import Dial, DialFailure, dial_failure
 from proxyservice.net.linger import end_in_order, reset_at_close
 from proxyservice.net.stream_socket import StreamSocket
 from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.net.tls_transport import tls_failure
 from proxyservice.net.two_way_tls import ends_one_by_one
 from proxyservice.net.underneath import tcp_socket
 from proxyservice.node.events import NodeEvents
@@ -73,6 +74,10 @@ class Forwarder:
             ClosedEnd(switch, stream, self._reactor)
             reason = why.reason
         self._events.target_down(self._target.name, reason)
+
+    def not_spoken_with(self, why: str) -> None:
+        """The target is there, and TLS with it fails; the user gets a word."""
+        self._events.target_down(self._target.name, f"TLS failed: {why}")
 
     def ended(self) -> None:
         """A visitor's stream is over."""
@@ -173,6 +178,13 @@ def _nothing() -> None:
     """Nothing to cancel yet."""
 
 
+def _tls_trouble(reason: Failure) -> str:
+    """What TLS has against a target; empty where it is something else."""
+    if getattr(reason.type, "__name__", "") == "VerificationError":  # service_identity's
+        return "its certificate is for another name"
+    return tls_failure(reason)
+
+
 class TargetSocket(StreamSocket):
     """The connection to the target, which counts what passes."""
 
@@ -259,6 +271,12 @@ class OrdinaryTargetSocket(TargetSocket):
 
     def stopProducing(self) -> None:
         """`connectionLost` follows."""
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
+        """Where TLS ended it the user hears why; its visitor is reset like any other."""
+        if why := _tls_trouble(reason):
+            self._forwarder.not_spoken_with(why)
+        super().connectionLost(reason)
 
     def stream_ended(self) -> None:
         """The visitor sends no more. The transport is told once it has taken everything."""

@@ -35,6 +35,10 @@ from proxyservice.wire import proxyservice_pb2 as pb
 HIGH_BYTES = 64 * 1024
 """Queued beyond the stream's credit: a push producer is paused, as by Twisted's transports."""
 
+SILENT_SECONDS = 30.0
+"""A producer of a visitor that has ended says something within this time, or the visitor is reset:
+its protocol knows no half-close, and the visitor may be gone altogether."""
+
 _PROTOCOL = "a visitor's protocol"
 _PRODUCER = "a visitor's producer"
 
@@ -74,6 +78,8 @@ class StreamTransport:
         self._streaming = False
         self._producer_paused = False
         self._asking = False  # a pull producer, in the next turn
+        self._spoke = False  # since it was looked after last
+        self._patience: Any = None  # with a producer, once the visitor has ended
         stream.local = self
 
     def begin(self) -> None:
@@ -134,6 +140,7 @@ class StreamTransport:
             portion = bytes(self._unsent[:room])
             del self._unsent[:room]
             self._switch.send(self, self._stream, portion)
+            self._spoke = True
         if self._unsent:
             if self._stream.send.credit_bytes:
                 self._switch.outlet.wait(self)
@@ -262,10 +269,20 @@ class StreamTransport:
             return
         if self._tell_half_closeable("readConnectionLost"):
             self._both_ended()
-        elif self._unsent or self._producer_paused or self._asking:
-            self.loseConnection()  # once what is under way has left
         else:
-            self._finish()  # also with a producer, as TCP does: it might never say anything again
+            self.loseConnection()  # once what is under way has left
+            if self._producer is not None:
+                self._be_patient()
+
+    def _be_patient(self) -> None:
+        self._spoke = False
+        self._patience = self._clock.callLater(SILENT_SECONDS, self._look_after_producer)
+
+    def _look_after_producer(self) -> None:
+        if self._spoke or self._unsent:
+            self._be_patient()
+        elif self._producer is not None:
+            self.fail(Failure(ConnectionLost("the visitor has ended, and nothing more was said")))
 
     def _both_ended(self) -> None:
         if self._stream.state is State.GONE and not self._unread:
@@ -315,6 +332,8 @@ class StreamTransport:
     def _let_go(self) -> None:
         """Nothing comes in or goes out any more."""
         self._over = True
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
         self._switch.outlet.forget(self)
         if self._unread:
             self._switch.consumed(self._stream, len(self._unread))

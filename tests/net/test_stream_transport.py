@@ -13,6 +13,7 @@ from twisted.internet.protocol import Protocol
 from zope.interface.verify import verifyObject
 
 from proxyservice.net.closed_end import LINGER_SECONDS
+from proxyservice.node.stream_transport import SILENT_SECONDS
 from proxyservice.streams.windows import DEFAULT_WINDOW_BYTES
 from tests.leases.harness import store_thread
 from tests.net.joined import Scene, Visitor
@@ -216,13 +217,21 @@ def test_a_producer_does_not_put_off_our_end(streaming: bool) -> None:
 
 
 def test_a_silent_producer_keeps_no_place_of_a_visitor_that_has_ended() -> None:
-    """As TCP has it for a protocol that knows no half-close: its end is the end."""
+    """TCP would not even wait; a protocol without half-close might have an answer under way."""
     scene, visitor, protocol = met()
     producer = Silent(protocol.transport, b"")
     protocol.transport.registerProducer(producer, True)
     visitor.transport.loseWriteConnection()
+    for _ in range(3):
+        scene.relay.pass_time(SILENT_SECONDS - 1.0)
+        scene.pump()
+        assert protocol.lost is None
+        protocol.transport.write(b"a word")
+    scene.relay.pass_time(2 * SILENT_SECONDS)
     scene.pump()
-    assert isinstance(protocol.lost, ConnectionDone)
+    assert isinstance(protocol.lost, ConnectionLost)
+    assert visitor.got == 3 * b"a word"
+    assert isinstance(visitor.lost, ConnectionLost), "a reset: what it got may be half of it"
     assert producer.stopped
     assert scene.streams() == (0, 0)
 

@@ -44,8 +44,10 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
 class Exposed:
     """A target, where it is reached, and the node in between."""
 
-    def __init__(self, target: Target, address: str, node: Program) -> None:
+    def __init__(self, target: Target, port: int, address: str, node: Program) -> None:
         self.target = target
+        self.port = port
+        """Of the target itself; 0 for a unix socket."""
         self.address = address
         self.node = node
 
@@ -67,7 +69,8 @@ def exposed(tmp_path: Path, relay: Relay) -> Iterator[Exposing]:
         words = (SCRIPTS / "proxyservice", "expose", named, "--via", relay.via)
         node = Program(tmp_path / "node", *words, STATE_DIRECTORY=str(tmp_path / "state"))
         left.append((target, node))
-        return Exposed(target, node.wait_for(r"exposed \S+ at (\S+)")[1], node)
+        port = 0 if kind == "unix" else listening.getsockname()[1]
+        return Exposed(target, port, node.wait_for(r"exposed \S+ at (\S+)")[1], node)
 
     yield start
     for target, node in left:
@@ -146,6 +149,30 @@ def test_tls_that_ends_without_a_word_was_cut(kind: str, exposed: Exposing) -> N
     there = exposed(kind, cut)
     with visitor_of(there.address) as visitor:
         assert was_reset(visitor)
+
+
+@pytest.mark.parametrize(
+    ("host", "roots", "why"),
+    [
+        ("localhost", "", "certificate verify failed"),
+        ("127.0.0.1", "trustRoots={0}", "its certificate is for another name"),
+    ],
+)
+def test_who_cannot_be_trusted_is_named(
+    host: str, roots: str, why: str, tmp_path: Path, relay: Relay, exposed: Exposing
+) -> None:
+    there = exposed("tls", digest)
+    words = roots.format(tmp_path)
+    named = ":".join(filter(None, ["tls", host, str(there.port), words]))
+    command = (SCRIPTS / "proxyservice", "expose", named, "--via", relay.via)
+    node = Program(tmp_path / "other", *command, STATE_DIRECTORY=str(tmp_path / "other-state"))
+    try:
+        address = node.wait_for(r"exposed \S+ at (\S+)")[1]
+        with visitor_of(address) as visitor:
+            assert was_reset(visitor)
+        node.wait_for(f"target .* is down: TLS failed: {why}", stderr=True)
+    finally:
+        node.kill()
 
 
 # ------------------------------------------------------------ a process that is killed

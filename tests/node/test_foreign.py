@@ -268,6 +268,32 @@ def test_what_a_protocol_raises_ends_its_visitor_alone(
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", ["connectionLost", "stopProducing"])
+def test_everybody_hears_that_the_main_connection_is_lost(
+    method: str, way: str, logged: list[Any]
+) -> None:
+    scene, factory = set_up()
+    all_of_them = [Fragile(method, WAYS[way]) for _ in range(3)]
+    visitors = []
+    for fragile in all_of_them:
+        factory.next = lambda fragile=fragile: fragile  # type: ignore[misc]
+        visitors.append(scene.visit())
+        push(visitors[-1], scene)
+    bystander = scene.visit()
+    released = scene.node.release(scene.node.lease("other", mode=pb.MODE_STREAMS))
+    scene.main.client.abortConnection()
+    assert [fragile.failed for fragile in all_of_them] == [True] * 3
+    assert [fragile.lost is not None for fragile in all_of_them] == [True] * 3
+    assert released.called
+    assert len(logged) == 3
+    scene.pump()
+    assert bystander.lost is not None
+    scene.relay.pass_time(5.0)
+    scene.pump()
+    assert is_echoed(scene.visit(), scene, b"after the redial")
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_factory_that_fails_turns_away_this_visitor(way: str, logged: list[Any]) -> None:
     scene, factory = set_up()
     bystander = scene.visit()
