@@ -27,6 +27,7 @@ from zope.interface import implementer
 from proxyservice.net import foreign
 from proxyservice.net.closed_end import ClosedEnd
 from proxyservice.net.stream_switch import StreamSwitch
+from proxyservice.node.stream_producer import StreamProducer
 from proxyservice.node.stream_tls import start_tls
 from proxyservice.streams.multiplexer import Stream
 from proxyservice.streams.state import State
@@ -40,7 +41,6 @@ SILENT_SECONDS = 30.0
 its protocol knows no half-close, and the visitor may be gone altogether."""
 
 _PROTOCOL = "a visitor's protocol"
-_PRODUCER = "a visitor's producer"
 
 
 @implementer(ITCPTransport, ITLSTransport, IConsumer, IPushProducer)
@@ -74,10 +74,7 @@ class StreamTransport:
         self._write_closing = False  # no more will be written; End follows the queue
         self._write_closed = False
         self._over = False
-        self._producer: Any = None
-        self._streaming = False
-        self._producer_paused = False
-        self._asking = False  # a pull producer, in the next turn
+        self._producer = StreamProducer(clock, self.fail)
         self._spoke = False  # since it was looked after last
         self._patience: Any = None  # with a producer, once the visitor has ended
         stream.local = self
@@ -94,11 +91,10 @@ class StreamTransport:
             raise RuntimeError("TLS has begun already")
         if not self._over:
             self.TLS = True
-            producer, streaming = self._producer, self._streaming
-            self.unregisterProducer()
+            producer, is_push = self._producer.unregister()
             start_tls(self, contextFactory, is_client=not normal, clock=self._clock)
             if producer is not None:
-                self.registerProducer(producer, streaming)
+                self.registerProducer(producer, is_push)
 
     # ------------------------------------------------------------- addresses
 
@@ -129,8 +125,8 @@ class StreamTransport:
             return
         self._unsent += data
         self._send()
-        if self._streaming and len(self._unsent) > HIGH_BYTES and not self._producer_paused:
-            self._pause_producer()
+        if len(self._unsent) > HIGH_BYTES:
+            self._producer.pause()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
@@ -151,15 +147,11 @@ class StreamTransport:
         """An end that was asked for is nothing that a producer may put off: it comes first."""
         if self._write_closing and not self._write_closed:
             self._end_output()
-        if self._producer is None:
+        if not self._producer:
             if self.disconnecting:
                 self._finish()
-        elif not self._streaming:
-            if not self._write_closed:
-                self._ask_later()
-        elif self._producer_paused:
-            self._producer_paused = False
-            self._resume_producer()
+        elif self._producer.is_push or not self._write_closed:
+            self._producer.emptied()
 
     def _end_output(self) -> None:
         self._write_closed = True
@@ -179,24 +171,6 @@ class StreamTransport:
 
         return foreign.call(_PROTOCOL, self.fail, told) is not False
 
-    def _pause_producer(self) -> None:
-        self._producer_paused = True
-        foreign.call(_PRODUCER, self.fail, lambda: self._producer.pauseProducing())
-
-    def _resume_producer(self) -> None:
-        foreign.call(_PRODUCER, self.fail, lambda: self._producer.resumeProducing())
-
-    def _ask_later(self) -> None:
-        """A pull producer writes when it is asked: never from within its own write."""
-        if not self._asking:
-            self._asking = True
-            self._clock.callLater(0, self._ask)
-
-    def _ask(self) -> None:
-        self._asking = False
-        if self._producer is not None and not self._streaming and not self._unsent:
-            self._resume_producer()
-
     def send_turn(self) -> None:
         """The main connection has room."""
         if not self._over:
@@ -208,19 +182,16 @@ class StreamTransport:
             self._send()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        if self._producer is not None:
-            raise RuntimeError("a producer is registered already")
+        self._producer.register(producer, is_push=streaming)
         if self._over:
-            foreign.call(_PRODUCER, None, lambda: producer.stopProducing())
-            return
-        self._producer, self._streaming = producer, streaming
-        if not streaming:
-            self._resume_producer()
+            self._producer.stop()
+        elif not streaming:
+            self._producer.resume()
         elif len(self._unsent) > HIGH_BYTES:
-            self._pause_producer()
+            self._producer.pause()
 
     def unregisterProducer(self) -> None:
-        self._producer, self._streaming, self._producer_paused = None, False, False
+        self._producer.unregister()
         if self.disconnecting and not self._unsent and not self._over:
             self._finish()
 
@@ -271,7 +242,7 @@ class StreamTransport:
             self._both_ended()
         else:
             self.loseConnection()  # once what is under way has left
-            if self._producer is not None:
+            if self._producer:
                 self._be_patient()
 
     def _be_patient(self) -> None:
@@ -281,7 +252,7 @@ class StreamTransport:
     def _look_after_producer(self) -> None:
         if self._spoke or self._unsent:
             self._be_patient()
-        elif self._producer is not None:
+        elif self._producer:
             self.fail(Failure(ConnectionLost("the visitor has ended, and nothing more was said")))
 
     def _both_ended(self) -> None:
@@ -301,7 +272,7 @@ class StreamTransport:
         if self._over or self.disconnecting:
             return
         self.disconnecting = True
-        if not self._unsent and self._producer is None:
+        if not self._unsent and not self._producer:
             self._clock.callLater(0, self._finish)
 
     def _finish(self) -> None:
@@ -340,8 +311,6 @@ class StreamTransport:
         self._unsent, self._unread = bytearray(), bytearray()
 
     def _tell_lost(self, why: Failure) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            foreign.call(_PRODUCER, None, lambda: producer.stopProducing())
+        self._producer.stop()
         protocol, self.protocol = self.protocol, None
         foreign.call(_PROTOCOL, None, lambda: protocol.connectionLost(why))

@@ -235,3 +235,17 @@ def test_what_ended_in_order_is_whole_though_all_are_killed_then(
         with visitor.makefile("rb") as answer:
             assert answer.read() == answer_to(b"all")
     relay.again()
+
+
+@pytest.mark.parametrize("kind", ["port", "named", "unix", "tls"])
+def test_a_node_that_is_stopped_in_a_transfer_cuts_it(kind: str, exposed: Exposing) -> None:
+    there = exposed(kind, half_an_answer)
+    with visitor_of(there.address) as visitor:
+        visitor.sendall(b"half of a question")
+        assert visitor.recv(4, socket.MSG_WAITALL) == b"half"
+        assert there.node.end(signal.SIGTERM) == 0
+        assert was_reset(visitor)
+    said, how = there.seen()  # type: ignore[misc]  # as `half_an_answer` has it
+    assert said == b"half of a question"
+    assert ("in order" in how) == (kind == "unix"), "a unix socket knows no reset"
+    assert "ConnectionResetError" in how or kind in ("unix", "tls")

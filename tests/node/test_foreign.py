@@ -138,7 +138,7 @@ class Fragile(Protocol):
 
     @property
     def was_pushed(self) -> bool:
-        return bool(self.transport._streaming)
+        return bool(self.transport._producer.is_push)
 
     def stopProducing(self) -> Any:
         return self._now("stopProducing")
