@@ -159,7 +159,11 @@ class StreamSocket(EagerProtocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
         """The socket is closed, for whatever reason."""
         self._switch.outlet.forget(self)
-        self._switch.reset(self._stream, pb.RESET_ABORTED)
+        self._give_up()
         if self._held_bytes:
             self._switch.consumed(self._stream, self._held_bytes)
         self._gone(self)
+
+    def _give_up(self) -> None:
+        """The peer sees that the stream is cut."""
+        self._switch.reset(self._stream, pb.RESET_ABORTED)

@@ -27,6 +27,7 @@ from proxyservice.node.events import NodeEvents
 from proxyservice.node.streams import Visit
 from proxyservice.node.targets import Target
 from proxyservice.streams.multiplexer import Stream
+from proxyservice.streams.state import State
 from proxyservice.wire import proxyservice_pb2 as pb
 
 Preamble = Callable[[Visit], bytes]
@@ -74,6 +75,10 @@ class Forwarder:
             ClosedEnd(switch, stream, self._reactor)
             reason = why.reason
         self._events.target_down(self._target.name, reason)
+
+    def linger(self, switch: StreamSwitch, stream: Stream) -> None:
+        """What the visitor still says is for nobody; a reset now would cost it what it was sent."""
+        ClosedEnd(switch, stream, self._reactor)
 
     def not_spoken_with(self, why: str) -> None:
         """The target is there, and TLS with it fails; the user gets a word."""
@@ -221,6 +226,13 @@ class TargetSocket(StreamSocket):
     def stream_received(self, view: memoryview) -> None:
         self._forwarder.bytes_in += len(view)
         super().stream_received(view)
+
+    def _give_up(self) -> None:
+        """A target that had said everything is gone: its visitor can still read all of it."""
+        if self._stream.state is State.END_SENT:
+            self._forwarder.linger(self._switch, self._stream)
+        else:
+            super()._give_up()
 
 
 @implementer(IPushProducer)

@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,15 @@ import pytest
 from OpenSSL import SSL
 
 from tests.node.processes import SCRIPTS, Program, Relay, visit, wait_until
-from tests.node.targets import Peer, Target, answer_to, cut, digest, end_first, tls_context
+from tests.node.targets import (
+    Peer,
+    Target,
+    answer_to,
+    cut,
+    digest,
+    end_first,
+    tls_context,
+)
 from tests.ports import unused_port
 
 pytestmark = pytest.mark.process
@@ -203,14 +212,48 @@ def test_who_is_killed_in_a_transfer_cuts_it_on_both_ends(
         relay.again()
 
 
-LAST_ACK = "09"
-"""Of a socket that has ended after its peer had: the kernel delivers the rest."""
+FIN_WAIT, LAST_ACK = "04", "09"
+"""Of sockets that have ended before or after their peers: the kernel delivers the rest."""
 
 
-def has_ended(port: int) -> bool:
+def has_ended(port: int, state: str) -> bool:
     """Whether a socket at this local port has been ended in order, and not been heard yet."""
     sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return any(one[1].endswith(f":{port:04X}") and one[3] == LAST_ACK for one in sockets)
+    return any(one[1].endswith(f":{port:04X}") and one[3] == state for one in sockets)
+
+
+def slow_visitor(address: str) -> tuple[socket.socket, int]:
+    """Whoever has little room for what it hears; and its proxy port."""
+    host, _, port = address.rpartition(":")
+    visitor = socket.socket()
+    visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    visitor.settimeout(PATIENCE_SECONDS)
+    visitor.connect((host, int(port)))
+    return visitor, int(port)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table of sockets")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_whole_though_its_target_hears_no_more(kind: str, exposed: Exposing) -> None:
+    """It has ended and is gone, and the visitor goes on: the reset waits until he has read."""
+    go = threading.Event()
+
+    def gone_after_its_answer(peer: Peer) -> object:
+        peer.connection.sendall(answer_to(b""))
+        peer.end()
+        return go.wait(PATIENCE_SECONDS)
+
+    there = exposed(kind, gone_after_its_answer)
+    visitor, port = slow_visitor(there.address)
+    with visitor:
+        visitor.sendall(b"something")
+        wait_until(lambda: has_ended(port, FIN_WAIT), what="the end is in the relay's kernel")
+        go.set()
+        assert there.seen() is True
+        for _ in range(20):
+            visitor.sendall(os.urandom(10_000))  # into nothing, and that is noticed on the way
+        with visitor.makefile("rb") as answer:
+            assert answer.read() == answer_to(b"")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table of sockets")
@@ -220,15 +263,12 @@ def test_what_ended_in_order_is_whole_though_all_are_killed_then(
 ) -> None:
     """Also while the kernel still has most of it: who reads late reads all."""
     there = exposed(kind, digest)
-    host, _, port = there.address.rpartition(":")
-    with socket.socket() as visitor:
-        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        visitor.settimeout(PATIENCE_SECONDS)
-        visitor.connect((host, int(port)))
+    visitor, port = slow_visitor(there.address)
+    with visitor:
         visitor.sendall(b"all")
         visitor.shutdown(socket.SHUT_WR)
         assert there.seen() == (3, "in order")
-        wait_until(lambda: has_ended(int(port)), what="the end is in the kernel")
+        wait_until(lambda: has_ended(port, LAST_ACK), what="the end is in the kernel")
         there.node.process.kill()
         relay.process.kill()
         relay.process.wait()
