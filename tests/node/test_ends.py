@@ -187,9 +187,14 @@ def test_who_cannot_be_trusted_is_named(
 # ------------------------------------------------------------ a process that is killed
 
 
+HALF = b"half of a question"
+
+
 def half_an_answer(peer: Peer) -> object:
+    said = peer.connection.recv(len(HALF))
     peer.connection.sendall(b"half of it")
-    return peer.read_all()
+    rest, how = peer.read_all()
+    return said + rest, how
 
 
 @pytest.mark.parametrize("killed", ["relay", "node"])
@@ -200,12 +205,12 @@ def test_who_is_killed_in_a_transfer_cuts_it_on_both_ends(
     relay: Relay = request.getfixturevalue("relay")
     there = exposed(kind, half_an_answer)
     with visitor_of(there.address) as visitor:
-        visitor.sendall(b"half of a question")
+        visitor.sendall(HALF)
         assert visitor.recv(4, socket.MSG_WAITALL) == b"half"
         (relay if killed == "relay" else there.node).process.kill()
         assert was_reset(visitor)
     said, how = there.seen()  # type: ignore[misc]  # as `half_an_answer` has it
-    assert said == b"half of a question"
+    assert said == HALF
     assert "ConnectionResetError" in how
     if killed == "relay":
         relay.process.wait()
@@ -281,11 +286,11 @@ def test_what_ended_in_order_is_whole_though_all_are_killed_then(
 def test_a_node_that_is_stopped_in_a_transfer_cuts_it(kind: str, exposed: Exposing) -> None:
     there = exposed(kind, half_an_answer)
     with visitor_of(there.address) as visitor:
-        visitor.sendall(b"half of a question")
+        visitor.sendall(HALF)
         assert visitor.recv(4, socket.MSG_WAITALL) == b"half"
         assert there.node.end(signal.SIGTERM) == 0
         assert was_reset(visitor)
     said, how = there.seen()  # type: ignore[misc]  # as `half_an_answer` has it
-    assert said == b"half of a question"
+    assert said == HALF
     assert ("in order" in how) == (kind == "unix"), "a unix socket knows no reset"
     assert "ConnectionResetError" in how or kind in ("unix", "tls")
