@@ -72,8 +72,8 @@ def open_own(path: Path, flags: int, *, secret: bool = False, owner: int | None 
 
 def check_own(path: Path) -> None:
     """The same of a file that a library opens by its name; it may be missing. Raises StartError."""
-    _check_link(path)
     try:
+        _check_link(path)
         _check_file(path.stat(), path, secret=False)
     except FileNotFoundError:
         return

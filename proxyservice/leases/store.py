@@ -84,8 +84,8 @@ class LeaseStore:
     def open(self, wall_now: float) -> Loaded:
         """Create or check the tables, raise and commit the epoch, read all rows."""
         path = self._path
-        existed = path is None or path.exists()
         with self._errors("opened"):
+            existed = path is None or path.exists()
             if path is not None:
                 _refuse_others(path)
             if path is not None and existed and path.stat().st_size == 0:
@@ -223,6 +223,7 @@ _ADVICE = {
     "not a database": "restore a backup, or move it away to start without leases",
     "malformed": "it is damaged: restore a backup, or move it away to start without leases",
     "locked": "another program uses it: end that one",
+    "Permission denied": "let this user read and write there",
     "readonly": "let this user write to it and to its directory",
     "full": "make room on that disk",
     "No space left": "make room on that disk",

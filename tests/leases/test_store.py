@@ -413,8 +413,9 @@ def test_locked_by_another_program(
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user who may not write")
 def test_a_store_that_may_not_be_written(path: Path, opened: LeaseStore, tmp_path: Path) -> None:
     opened.close()
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.owner() == tmp_path.owner() and directory.stat().st_mode & 0o077 == 0:
+            directory.chmod(0o755)
     path.chmod(0o644)
     program = f"""
         import os
@@ -430,6 +431,12 @@ def test_a_store_that_may_not_be_written(path: Path, opened: LeaseStore, tmp_pat
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=30
     )
     assert "readonly database; let this user write to it and to its directory" in run.stdout, run
+    tmp_path.chmod(0o700)  # so that not even its name can be seen
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=30
+    )
+    assert "Permission denied" in run.stdout, run
+    assert "; let this user read and write there" in run.stdout
     opened.open(1.0)
 
 
@@ -437,7 +444,7 @@ def test_a_store_that_may_not_be_written(path: Path, opened: LeaseStore, tmp_pat
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "small"
     directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(directory)]
     if os.getuid() != 0 or shutil.which("mount") is None or subprocess.run(mount).returncode:
         pytest.skip("a small file system can only be had by root")
     yield directory

@@ -71,7 +71,7 @@ def small_state(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB where the first relay keeps its state."""
     directory = tmp_path / "relay-0" / "state"
     directory.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(directory)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(directory)]
     if os.getuid() != 0 or shutil.which("mount") is None or subprocess.run(mount).returncode:
         pytest.skip("a small file system can only be had by root")
     yield directory
