@@ -11,9 +11,20 @@ import os
 import stat
 from pathlib import Path
 
+from twisted.logger import Logger
+
 from proxyservice.errors import StartError
+from proxyservice.files import keeps_modes
 
 ROOT = 0
+MOUNT_ALONE = (
+    "its file system keeps no modes: mount it for this user alone (uid=, umask=0077), "
+    "or choose another place"
+)
+NO_MODES = (
+    "its file system keeps no modes, so whoever may read there has this secret; "
+    "mount it for this user alone (uid=, umask=0077)"
+)
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 
@@ -22,6 +33,8 @@ HAS_OWNERS = hasattr(os, "geteuid")
 
 _ONE_FILE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
 """A link is not followed, and a pipe that lies there is not waited for."""
+
+log = Logger()
 
 
 def check_directory(directory: Path, *, as_root: bool = False) -> None:
@@ -38,7 +51,8 @@ def check_directory(directory: Path, *, as_root: bool = False) -> None:
         _check_owner(directory.lstat(), directory, owner)
         _check_owner(found.stat(), found, owner)
         if found.stat().st_mode & OTHERS_WRITE:
-            raise StartError(f"other users can write to {found}; do: chmod go-w {found}")
+            remedy = _remedy("go-w", found, found)
+            raise StartError(f"other users can write to {found}; {remedy}")
         for parent in found.parents:
             mode = parent.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
@@ -92,9 +106,17 @@ def _check_file(found: os.stat_result, path: Path, secret: bool, owner: int | No
     if not HAS_OWNERS:
         return
     _check_owner(found, path, owner)
-    if found.st_mode & (OTHERS_MAY if secret else OTHERS_WRITE):
-        may, change = ("read", "go-rwx") if secret else ("write to", "go-w")
-        raise StartError(f"other users can {may} {path}; do: chmod {change} {path}")
+    if found.st_mode & OTHERS_WRITE:
+        remedy = _remedy("go-rwx" if secret else "go-w", path, path.parent)
+        raise StartError(f"other users can write to {path}; {remedy}")
+    if secret and found.st_mode & OTHERS_MAY:
+        if keeps_modes(path.parent):
+            raise StartError(f"other users can read {path}; do: chmod go-rwx {path}")
+        log.warn("{path}: {why}", path=str(path), why=NO_MODES)
+
+
+def _remedy(change: str, path: Path, directory: Path) -> str:
+    return f"do: chmod {change} {path}" if keeps_modes(directory) else MOUNT_ALONE
 
 
 def _check_owner(found: os.stat_result, path: Path, owner: int | None) -> None:

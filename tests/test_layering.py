@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "process.py": {"errors", "net", "standard_streams", "twistd_log"},
     "twistd_log.py": {"errors", "output", "standard_streams", "text"},
     "state.py": {"errors"},
-    "ownership.py": {"errors"},
+    "ownership.py": {"errors", "files"},
     "state_lock.py": {"errors", "ownership"},
     "running.py": {"errors", "files"},
     "__init__.py": set(),

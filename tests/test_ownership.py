@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from twisted.logger import capturedLogs
 
+from proxyservice import ownership
 from proxyservice.errors import ProxyServiceError, StartError, StoreError
 from proxyservice.leases.store import LeaseStore, sqlite_url
 from proxyservice.node.exposure import Exposure, read_settings
@@ -134,6 +136,24 @@ def test_a_secret_that_others_can_read_is_refused(state: Path, mode: int) -> Non
     assert "chmod go-rwx" in one_line(lambda: relay_id(state))
     (state / SECRET_FILE).chmod(0o600)
     assert relay_id(state) == relay_id(state)
+
+
+def test_where_no_modes_are_kept_a_secret_is_warned_of_and_a_directory_of_all_refused(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on exFAT: what others may do is the mount's to say, and chmod of no use."""
+    relay_id(state)
+    (state / SECRET_FILE).chmod(0o755)
+    monkeypatch.setattr(ownership, "keeps_modes", lambda directory: False)
+    with capturedLogs() as logged:
+        assert relay_id(state)
+    assert [one["why"] for one in logged] == [ownership.NO_MODES]
+    (state / SECRET_FILE).chmod(0o777)
+    for refused in (lambda: relay_id(state), lambda: check_directory(state)):
+        said = one_line(refused)
+        assert "chmod" not in said
+        assert "umask=0077" in said
+        state.chmod(0o777)
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775])

@@ -191,6 +191,7 @@ class Exposure(Service):
         refuse_unfinished(settings.known_relays_file.parent)
         opened = open_key(settings.key_file, in_new_directory=not settings.key_chosen)
         key, self.key_is_new = opened.key, opened.is_new
+        check_directory(settings.known_relays_file.parent)  # which may be new
         self.fingerprint = fingerprint(key)
         log.info(
             "{which} {fingerprint} in {path}",
