@@ -20,7 +20,7 @@ from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from proxyservice.net.eager import EagerSocket, EagerUnixSocket
-from proxyservice.net.keepalive import configure_visitor
+from proxyservice.net.keepalive import VANISHED_SECONDS, configure_visitor
 
 CONNECT_SECONDS = 10.0
 """A host that answers at all has answered by then, two lost packets included."""
@@ -175,6 +175,7 @@ class Dial:
         protocol = self._build()
         kind = EagerUnixSocket if self._is_unix else EagerSocket
         transport = kind(dialled, protocol, self._address, self._reactor)
+        transport.end_when_vanished(VANISHED_SECONDS)
         protocol.makeConnection(transport)
         if self._connected is not None:
             self._connected()

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from proxyservice.net.lean_loop import turn_end
 from proxyservice.net.linger import end_in_order
 from proxyservice.net.send import send
+from proxyservice.net.vanished import nobody_watches, watch
 
 RECEIVE_BYTES = 112 * 1024
 """Most bytes of one read. What is read must still be in the processor's second cache when it is
@@ -255,6 +256,7 @@ class EagerSocket(EagerServer):
         if len(peer) != 2:
             self._addressType = IPv6Address
         self.connected = 1
+        self._closed = nobody_watches
         reactor.addReader(self)
 
     def _closeWriteConnection(self) -> None:
@@ -263,6 +265,7 @@ class EagerSocket(EagerServer):
 
     def connectionLost(self, reason: Failure) -> None:
         """Closed. In order only as an end that either side has asked for; by an error with RST."""
+        self._closed()
         if reason.type is error.ConnectionDone:
             self._end_in_order()
         super().connectionLost(reason)
@@ -271,6 +274,10 @@ class EagerSocket(EagerServer):
         if not self._in_order and self.connected:
             self._in_order = True
             end_in_order(self.socket)
+
+    def end_when_vanished(self, seconds: float) -> None:
+        """From now on: once the peer's TCP owes an answer for so long, the socket is closed."""
+        self._closed = watch(self, seconds, self.abortConnection)
 
 
 class EagerUnixSocket(EagerSocket):

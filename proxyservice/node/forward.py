@@ -17,7 +17,8 @@ from zope.interface import implementer
 
 from proxyservice.net.closed_end import ClosedEnd
 from proxyservice.net.connect import Dial, DialFailure, dial_failure
-from proxyservice.net.linger import end_in_order, reset_at_close
+from proxyservice.net.keepalive import configure_visitor
+from proxyservice.net.linger import end_in_order
 from proxyservice.net.stream_socket import StreamSocket
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.net.tls_transport import tls_failure
@@ -254,7 +255,7 @@ class OrdinaryTargetSocket(TargetSocket):
         ends_one_by_one(self.transport)
         self._handle = tcp_socket(self.transport)
         if self._handle is not None:
-            reset_at_close(self._handle)
+            configure_visitor(self._handle)
         self.transport.registerProducer(self, True)
         super().connectionMade()
 

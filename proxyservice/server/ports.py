@@ -25,7 +25,7 @@ from zope.interface import implementer
 from proxyservice.net import foreign
 from proxyservice.net.addresses import canonical
 from proxyservice.net.eager import EagerSocket
-from proxyservice.net.keepalive import configure_visitor
+from proxyservice.net.keepalive import VANISHED_SECONDS, configure_visitor
 from proxyservice.net.linger import reset_at_close
 
 BACKLOG = 4096
@@ -51,14 +51,21 @@ class ProxyPorts:
 
     ``interface`` is the address to listen on; empty means every address, IPv6
     and IPv4 on one socket where the host has IPv6. ``backlog`` is how many
-    connections the kernel keeps for each.
+    connections the kernel keeps for each. A visitor whose TCP does not answer for
+    ``vanished_seconds`` is gone.
     """
 
     def __init__(
-        self, reactor: Any, interface: str, accept: Accept, backlog: int = BACKLOG
+        self,
+        reactor: Any,
+        interface: str,
+        accept: Accept,
+        backlog: int = BACKLOG,
+        vanished_seconds: float = VANISHED_SECONDS,
     ) -> None:
         self._reactor = reactor
         self._backlog = backlog
+        self._vanished_seconds = vanished_seconds
         self._family, self._interface = _family_and_address(interface)
         self._accept = accept
         self._ports: dict[int, _ProxyPort] = {}
@@ -69,8 +76,12 @@ class ProxyPorts:
     def bind(self, port: int) -> None:
         """Listen on `port`; already bound is fine. Raises OSError when the port cannot be had."""
         if port not in self._ports:
-            bound = _listening_socket(self._family, self._interface, port, self._backlog)
-            self._ports[port] = _ProxyPort(self._reactor, bound, port, self._accept)
+            bound = _listening_socket(
+                self._family, self._interface, port, self._backlog, self._vanished_seconds
+            )
+            self._ports[port] = _ProxyPort(
+                self._reactor, bound, port, self._accept, self._vanished_seconds
+            )
 
     def unbind(self, port: int) -> None:
         """Stop listening on `port` at once; unknown ports are ignored."""
@@ -99,7 +110,11 @@ def _has_ipv6() -> bool:
 
 
 def _listening_socket(
-    family: socket.AddressFamily, address: str, port: int, backlog: int = BACKLOG
+    family: socket.AddressFamily,
+    address: str,
+    port: int,
+    backlog: int = BACKLOG,
+    vanished_seconds: float = VANISHED_SECONDS,
 ) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -107,7 +122,7 @@ def _listening_socket(
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and address == "::":
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        configure_visitor(bound)  # whoever is accepted inherits it
+        configure_visitor(bound, vanished_seconds)  # whoever is accepted inherits it
         bound.bind((address, port))
         bound.listen(backlog)
     except OSError:
@@ -120,12 +135,20 @@ def _listening_socket(
 class _ProxyPort:
     """One listening socket; about 200 bytes of Python beside the kernel's."""
 
-    __slots__ = ("_accept", "_reactor", "_resume", "_socket", "port")
+    __slots__ = ("_accept", "_reactor", "_resume", "_socket", "_vanished_seconds", "port")
 
-    def __init__(self, reactor: Any, bound: socket.socket, port: int, accept: Accept) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        bound: socket.socket,
+        port: int,
+        accept: Accept,
+        vanished_seconds: float,
+    ) -> None:
         self._reactor = reactor
         self._socket = bound
         self._accept = accept
+        self._vanished_seconds = vanished_seconds
         self._resume: Any = None
         self.port = port
         reactor.addReader(self)
@@ -160,6 +183,7 @@ class _ProxyPort:
             return
         accepted.setblocking(False)
         transport = EagerSocket(accepted, protocol, address, self._reactor)
+        transport.end_when_vanished(self._vanished_seconds)
 
         def failed(failure: Failure) -> None:
             transport.abortConnection()

@@ -58,9 +58,10 @@ def test_a_dial_on_loopback_needs_no_turn(listening: socket.socket) -> None:
     assert not failures
     handle = built[0].transport.getHandle()
     assert is_configured(handle)
-    assert not reactor.getDelayedCalls()
     assert not reactor.getWriters()
-    handle.close()
+    built[0].transport.abortConnection()
+    reactor.advance(0)
+    assert not reactor.getDelayedCalls()
 
 
 def test_a_refused_dial_says_so() -> None:

@@ -291,7 +291,7 @@ class World:
                 (
                     ports,
                     "_listening_socket",
-                    lambda family, host, port, backlog: self.network.listen(port),
+                    lambda family, host, port, *_: self.network.listen(port),
                 ),
                 (eager, "send", Socket.send),
                 (takeover, "acknowledged_bytes", acknowledged_bytes),
