@@ -349,6 +349,7 @@ def makeService(options: Options) -> Service:
         options["port-interface"],
         lambda *visit: services[0].visitor_arrived(*visit),
         limits.backlog,
+        limits.visitor_vanished_seconds,
     )
     times = LeaseTimes(
         ttl=options["lease-ttl"],

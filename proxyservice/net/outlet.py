@@ -39,8 +39,8 @@ class Outlet:
     """Registered as the transport's producer: paused while anything is queued.
 
     The kernel's own buffer keeps the line busy; a queue above it would only be
-    copied and add delay. ``on_full`` is called when bytes begin to wait,
-    ``on_drain`` when all have left, before turns are given.
+    copied and add delay. ``on_full`` is called when bytes begin to wait and
+    whenever there are more, ``on_drain`` when all have left, before turns are given.
     """
 
     def __init__(
@@ -87,13 +87,19 @@ class Outlet:
             return
         if self._batch:
             self.flush()
-        self._transport.write(data)
+        self._send(data)
 
     def flush(self) -> None:
         """Send what was gathered."""
         if self._batch:
             batch, self._batch = self._batch, bytearray()
-            self._transport.write(batch)
+            self._send(batch)
+
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
+        was_full = not self.writable
+        self._transport.write(data)
+        if was_full:
+            self._on_full()
 
     def wait(self, source: Source) -> None:
         """The source has data and the outlet is full: it will get a turn."""

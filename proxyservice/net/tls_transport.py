@@ -108,6 +108,10 @@ class TLSTransport(TLSMemoryBIOProtocol, EagerProtocol):
             self.wrappedProtocol.bufferReceived(view[:0])
         self.dataReceived(view)
 
+    def sendProgressed(self) -> None:
+        """The kernel took bytes."""
+        self.wrappedProtocol.sendProgressed()
+
     @property
     def queued_bytes(self) -> int:
         """Bytes that wait here or underneath; encrypted ones count with what TLS adds."""

@@ -26,6 +26,9 @@ from proxyservice.wire.identity import key_fingerprint
 UNLIMITED = 1 << 31
 """Leases: more than there are ports."""
 
+CHARGED_TO_TOKEN = "token "  # noqa: S105 - the word, and no token
+"""In front of a token's name, what its leases are charged to; no address begins like this."""
+
 log = Logger()
 
 _File = TypeVar("_File", Tokens, Policy)
@@ -153,6 +156,17 @@ class Access:
         """What holds for this node now."""
         return self._policy.rules(caller.key, caller.token_name, caller.certificates)
 
+    def rules_while_away(self, lease: Lease) -> Rules:
+        """The same as far as a lease tells whose it is: its key or token, not its certificate."""
+        identity, charged_to = lease.owner.identity, lease.charged_to
+        key = key_fingerprint(identity.net_key) if identity.proved else ""
+        token = (
+            charged_to.removeprefix(CHARGED_TO_TOKEN)
+            if charged_to.startswith(CHARGED_TO_TOKEN)
+            else ""
+        )
+        return self._policy.rules(key, token, ())
+
     def quota(self, caller: Caller, usual: LeaseQuota | None) -> LeaseQuota | None:
         """How many leases it may have; None: any number.
 
@@ -172,7 +186,7 @@ class Access:
 
     def charged_to(self, caller: Caller) -> str | None:
         """What its leases count for; None: the address that it comes from."""
-        return f"token {caller.token_name}" if caller.token is not None else None
+        return f"{CHARGED_TO_TOKEN}{caller.token_name}" if caller.token is not None else None
 
 
 def _read_again(path: Path | None, read: Callable[[Path], _File]) -> _File | StartError | None:

@@ -16,13 +16,13 @@ from twisted.logger import Logger
 
 from proxyservice.errors import ProxyServiceError
 from proxyservice.leases.lease import Lease, LeaseQuota, Owner
-from proxyservice.leases.quota import counted_source
 from proxyservice.leases.registry import LeaseRegistry
-from proxyservice.net.addresses import is_private
+from proxyservice.net.addresses import canonical, is_private
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.turns import Share, Turns
 from proxyservice.server.access import Access
+from proxyservice.server.admission import Admission
 from proxyservice.server.descriptors import Descriptors
 from proxyservice.server.main import MainConnection
 from proxyservice.server.memory import Memory
@@ -32,7 +32,8 @@ from proxyservice.server.refusals import RefusalLog
 from proxyservice.server.relay_visitor import Begun, RelayVisitor
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
-from proxyservice.server.strangers import Admission, Strangers
+from proxyservice.server.sources import Sources
+from proxyservice.server.strangers import Strangers
 from proxyservice.server.takeover import Takeovers
 from proxyservice.server.visitor_gate import VisitorGate
 from proxyservice.server.waiting_room import WaitingRoom, WaitingVisitor
@@ -92,11 +93,18 @@ class MainFactory(Factory):
         self.settings = settings
         self.access = access or Access()
         self.turns = Turns() if turns is None else turns
-        self.memory = Memory(settings.limits.memory_bytes, self._let_windows_grow)
-        self.refusals = RefusalLog(settings.limits.refusals_logged_a_second, now)
-        self.gate = VisitorGate(settings, self.memory, now)
-        self.takeovers = Takeovers(registry, deadlines, now, settings.limits)
-        self.port_queue = PortQueue(registry, deadlines, now, settings.limits)
+        limits = settings.limits
+        self.refusals = RefusalLog(limits.refusals_logged_a_second, now)
+        self.memory = Memory(
+            limits.memory_bytes,
+            self._let_windows_grow,
+            limits.memory_share_per_source,
+            self.refusals.memory_short,
+        )
+        self.sources = Sources(settings)
+        self.gate = VisitorGate(settings, self.sources, self.memory, now)
+        self.takeovers = Takeovers(registry, deadlines, now, limits, settings.times.ttl)
+        self.port_queue = PortQueue(registry, deadlines, now, limits)
         self.connections: set[MainConnection] = set()
         self._promised: set[MainConnection] = set()  # they have not asked for a port yet
         self.visitors = 0
@@ -105,8 +113,8 @@ class MainFactory(Factory):
         self.waiting_room = waiting_room
         self._warned = False
         self._empty: list[Deferred[None]] = []
-        self._strangers: Strangers[MainConnection] = Strangers(settings.limits)
-        self._admission = Admission(settings.limits.connections_a_second)
+        self._strangers = Strangers[MainConnection](limits, lambda one: not one.leases.any)
+        self._admission = Admission(limits)
         self.rest: Callable[[float], None] = _keep_on
         """Called with seconds in which no main connection is to be taken."""
         self.next_turn: Callable[[Callable[[], None]], object] = _now
@@ -118,15 +126,29 @@ class MainFactory(Factory):
         return len(self.connections) + self.visitors + len(self._promised)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """One protocol for each accepted socket; who may stay is decided in `arrived`."""
+        """One protocol for each accepted socket; who may stay is decided in `arrived`.
+
+        None closes the socket. Without an address (behind a front end it is not known yet)
+        the source's share is `admits`' to look after.
+        """
         if not (self.descriptors.room_for_node and self.memory.room_for_node):
             return None
-        rest_seconds = self._admission.admitted(self.now())
+        if not self.admits(canonical(getattr(addr, "host", ""))):
+            return None
+        rest_seconds = self._admission.taken(self.now())
         if rest_seconds:
             self.rest(rest_seconds)
         connection = MainConnection()
         connection.factory = self
         return connection
+
+    def admits(self, host: str) -> bool:
+        """Whether one more connection of this (canonical) address fits in its source's share."""
+        source = self.sources.counted_as(host)
+        if source is None or self._admission.admits(source, self.now()):
+            return True
+        self.refusals.connection(host, "too many connections a second from its address")
+        return False
 
     # ------------------------------------------- connections without identity
 
@@ -135,15 +157,24 @@ class MainFactory(Factory):
         self.connections.add(connection)
         self._promised.add(connection)
         self._warn_of_private_address(connection)
-        trusted = self.settings.trusts(connection.source)
-        source = None if trusted else counted_source(connection.source)
-        goes = self._strangers.arrived(connection, source, self.now())
-        if goes is not None:
-            goes.abort("too many connections without identity")
+        source = self.sources.counted_as(connection.source)
+        self._make_way(self._strangers.arrived(connection, source, self.now()))
 
     def spoke(self, connection: MainConnection) -> None:
         """Its first byte came."""
-        self._strangers.spoke(connection)
+        self._make_way(self._strangers.spoke(connection))
+
+    def _make_way(self, connection: MainConnection | None) -> None:
+        if connection is not None:
+            connection.abort("too many connections, in all or of its source")
+
+    def spares(self, connection: MainConnection) -> bool:
+        """Whether a silent one may stay though its time is up; how a node reconnects."""
+        return self._strangers.spares(connection)
+
+    def expects_silence(self, connection: MainConnection) -> bool:
+        """Whether silent connections of its source are no news."""
+        return self._strangers.has_node(connection)
 
     def _warn_of_private_address(self, connection: MainConnection) -> None:
         """Said once: a node out there cannot dial what this machine calls itself (protocol A4)."""
@@ -160,7 +191,7 @@ class MainFactory(Factory):
 
     def identified(self, connection: MainConnection) -> None:
         """It said who it is and no longer counts as a stranger."""
-        self._strangers.forget(connection)
+        self._strangers.identified(connection)
 
     def take_port(self, connection: MainConnection) -> bool:
         """Whether there is a descriptor for one more port of this connection: its first has one."""
@@ -171,7 +202,7 @@ class MainFactory(Factory):
 
     def gone(self, connection: MainConnection) -> None:
         """Its transport is closed."""
-        self.identified(connection)
+        self._strangers.forget(connection)
         self.connections.discard(connection)
         self._promised.discard(connection)
         if not self.connections:
@@ -190,8 +221,7 @@ class MainFactory(Factory):
 
     def wait_for_port(self, connection: MainConnection, owner: Owner, since: float | None) -> float:
         """None is left, and this node cannot be told: its request waits, as in `PortQueue`."""
-        trusted = self.settings.trusts(connection.source)
-        source = None if trusted else counted_source(connection.source)
+        source = self.sources.counted_as(connection.source)
         return self.port_queue.wait(connection.leases, owner, source, since)
 
     def quota(self, connection: MainConnection) -> LeaseQuota | None:
@@ -212,6 +242,8 @@ class MainFactory(Factory):
         """After a change: end the connection of whoever would not be let in any more."""
         self.registry.reserve(self.access.own_ports, self.access.on_own_port)
         self._check_some(list(self.connections))
+        for visitor in self.waiting_room:
+            self._check_waiting(visitor)
 
     def _check_some(self, connections: list[MainConnection]) -> None:
         for connection in connections[:CHECKED_IN_A_TURN]:
@@ -220,6 +252,18 @@ class MainFactory(Factory):
         rest = connections[CHECKED_IN_A_TURN:]
         if rest:
             self.next_turn(lambda: self._check_some(rest))
+
+    def _check_waiting(self, visitor: WaitingVisitor) -> None:
+        found = self.registry.visited(visitor.proxy_port)
+        if found is None or not self._rules_at(found[0]).allows_visitor(visitor.host):
+            visitor.turn_away()
+
+    def _rules_at(self, lease: Lease) -> Rules:
+        """What the node of a lease is allowed while it is away."""
+        caller = self.waiting_room.callers.get(lease.port)
+        if caller is None:  # it was here before a restart
+            return self.access.rules_while_away(lease)
+        return self.access.rules(caller)
 
     def watch_access(self) -> None:
         """What the files say holds, and what ends by itself is seen, from now on."""
@@ -237,10 +281,22 @@ class MainFactory(Factory):
     def waiting_visitor(
         self, lease: Lease, host: str, port: int, mode: int | None = None
     ) -> WaitingVisitor | None:
-        """The protocol of a visitor whose node is expected back; None turns it away."""
-        visitor = self.waiting_room.admit(lease.port, host, port, mode)
+        """The protocol of a visitor whose node is expected back; None turns it away.
+
+        The same rules hold as if the node were here: no place is for one it would not take.
+        """
+        room = self.waiting_room
+        rules = self._rules_at(lease)
+        refusal = self.gate.refusal(lease.owner, room.at(lease.port), host, rules)
+        if refusal is not None:
+            self.visitor_refused(lease, refusal)
+            return None
+        source = self.sources.counted_as(host)
+        visitor = room.admit(lease.port, host, port, mode, source, self.gate.gone)
         if visitor is None:
             self.visitor_refused(lease, "its node is away and too many wait already")
+        else:
+            self.gate.came(visitor, host)
         return visitor
 
     def _bytes_per_second(self, rules: Rules) -> int:
@@ -285,6 +341,7 @@ class MainFactory(Factory):
             self.memory,
             self.turns,
             share,
+            self.sources.counted_as(host),
             lambda reason: self.visitor_refused(lease, reason),
             gone,
             host,

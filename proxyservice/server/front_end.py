@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from proxyservice.errors import FrameError
+from proxyservice.net.addresses import canonical
 from proxyservice.net.eager import EagerProtocol, EagerServer
 from proxyservice.wire.proxy_header import HEADER_LIMIT_BYTES, End, ProxyHeader
 
@@ -81,7 +82,10 @@ class _FrontedConnection(EagerProtocol):
             return
         if told is not None:
             self._factory.gone(self)
-            self._hand_over(told)
+            if told.source is None or self._factory.admits(told.source[0]):
+                self._hand_over(told)
+            else:
+                self.transport.abortConnection()
 
     def _hand_over(self, told: ProxyHeader) -> None:
         transport, inner = self.transport, self._inner
@@ -124,8 +128,12 @@ class FrontEndFactory(Factory):
         """None where nobody is taken."""
         if len(self._waiting) >= self._limits.connections_without_identity:
             return None
-        inner = self._inner.buildProtocol(addr)
+        inner = self._inner.buildProtocol(None)  # the front end's address is nobody's source
         return None if inner is None else _FrontedConnection(self, inner)
+
+    def admits(self, host: str) -> bool:
+        """Whether one more connection of this node's address is taken now."""
+        return self._main.admits(canonical(host))
 
     def stopFactory(self) -> None:
         """The service stops: nobody comes in any more."""

@@ -72,6 +72,8 @@ class LeaseVisitors:
         host: str,
         port: int,
         begun: Begun | None = None,
+        *,
+        waited: bool = False,
     ) -> Protocol | None:
         """Somebody connected to the lease of this holding; None turns it away.
 
@@ -82,7 +84,9 @@ class LeaseVisitors:
         if holding.grant.generation != lease.generation:
             return None
         rules = self._connection.rules
-        refusal = self._factory.gate.refusal(lease.owner, len(holding.visitors), host, rules)
+        refusal = self._factory.gate.refusal(
+            lease.owner, len(holding.visitors), host, rules, waited=waited
+        )
         if refusal is not None:
             self._factory.visitor_refused(lease, refusal)
             return None
@@ -99,12 +103,17 @@ class LeaseVisitors:
     ) -> Visitor | None:
         gone = partial(self._went, holding)
         if holding.mode == pb.MODE_STREAMS:
-            return self._stream_visitor(holding, lease, format_host_port(host, port), gone)
+            return self._stream_visitor(holding, lease, host, port, gone)
         outlet = self._connection.outlet
         return self._factory.relay_visitor(outlet, lease, gone, holding.pace, host, port, begun)
 
     def _stream_visitor(
-        self, holding: Holding, lease: Lease, visitor_address: str, gone: Callable[[Any], None]
+        self,
+        holding: Holding,
+        lease: Lease,
+        host: str,
+        port: int,
+        gone: Callable[[Any], None],
     ) -> StreamVisitor | None:
         switch = self._connection.switch
         assert switch is not None, "a stream lease without streams"
@@ -119,7 +128,8 @@ class LeaseVisitors:
             stream,
             gone,
             memory=self._factory.memory,
-            visitor_address=visitor_address,
+            memory_source=self._factory.sources.counted_as(host),
+            visitor_address=format_host_port(host, port),
             proxy_address=self._connection.proxy_address(lease),
             origin=lease.owner.origin,
         )
@@ -142,7 +152,12 @@ class LeaseVisitors:
             transport, host, came_from = visitor.transport, visitor.host, visitor.port
             if not room.has_room(port):
                 continue
-            waiting = room.keep(port, host, came_from, holding.mode, visitor.leave(), memory)
+            begun, gate = visitor.leave(), self._factory.gate
+            source = self._factory.sources.counted_as(host)
+            waiting = room.keep(
+                port, host, came_from, holding.mode, begun, memory, source, gate.gone
+            )
+            gate.came(waiting, host)
             transport.protocol = waiting
             waiting.makeConnection(transport)
         holding.close_visitors()
@@ -156,7 +171,7 @@ class LeaseVisitors:
             visitor = None
             if waiting.mode in (None, holding.mode):
                 host, port = waiting.host, waiting.port
-                visitor = self.arrived(holding, lease, host, port, waiting.begun)
+                visitor = self.arrived(holding, lease, host, port, waiting.begun, waited=True)
             if visitor is None:
                 waiting.turn_away()
             else:

@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxyservice.leases.takeovers import BURST, SECONDS_EACH
-from proxyservice.net.keepalive import KEEPALIVE_IDLE_SECONDS, USER_TIMEOUT_SECONDS
+from proxyservice.net.keepalive import (
+    KEEPALIVE_IDLE_SECONDS,
+    USER_TIMEOUT_SECONDS,
+    VANISHED_SECONDS,
+)
 from proxyservice.server.ports import BACKLOG
 from proxyservice.streams.multiplexer import STREAMS_LIMIT
 from proxyservice.wire.envelope import INFLATED_LIMIT_BYTES
@@ -38,8 +42,17 @@ class ServiceLimits:
     # Of these so many may say nothing, once they have had time to say something.
     silent_per_source: int = 2
     seconds_to_speak: float = 2.0
+    # Of a source with a node: its nodes' redials leave silent ones behind (protocol.md).
+    silent_spared_per_source: int = 32
     # Main connections taken in a second; the others wait in the backlog (frp #4802).
     connections_a_second: int = 1000
+    # Of one source: what is beyond is closed as it comes, and nobody waits for it.
+    connections_a_second_per_source: float = 50.0
+    connection_burst_per_source: float = 200.0
+    # Of one source, whoever they are; a team behind one address may have 64 proved leases.
+    connections_per_source: int = 256
+    # A connection that has none, proved or claimed, is of no use to its node.
+    seconds_without_lease: float = 120.0
     # Of each listening socket, and no more than the kernel allows (net.core.somaxconn).
     backlog: int = BACKLOG
     # Of one live lease, from other addresses than its holder's (coturn GHSA-hpq3-g7x4-h7xx).
@@ -60,6 +73,8 @@ class ServiceLimits:
     close_timeout_seconds: float = 5.0
     # What waits for anybody, all together; in steps from 70 % on (libp2p, Envoy).
     memory_bytes: int = 512 * MIB
+    # One source may hold so much of what the others leave: a half alone, a third each of two.
+    memory_share_per_source: float = 0.5
     # The largest relayed frame; deployed nodes send 8 MiB as a matter of course.
     max_frame_bytes: int = 64 * MIB
     # Compressed bodies up to this size are inflated and checked; 0: none, and no bomb goes off.
@@ -67,6 +82,8 @@ class ServiceLimits:
     # A visitor's frame: 30 s and one second for each 64 KiB.
     frame_base_seconds: float = 30.0
     frame_bytes_per_second: int = 64 * KIB
+    # A visitor whose TCP answers nothing for so long is gone, and so is its place.
+    visitor_vanished_seconds: float = VANISHED_SECONDS
     visitors_per_lease: int = 1024
     # Open, of all leases of one main connection (yamux, Envoy); our nodes take no more.
     streams_per_connection: int = STREAMS_LIMIT
@@ -96,3 +113,5 @@ class ServiceLimits:
         """Raises ValueError."""
         if self.streams_per_connection > STREAMS_LIMIT:
             raise ValueError(f"{STREAMS_LIMIT} at most, which is what nodes take")
+        if not 0 < self.memory_share_per_source <= 1:
+            raise ValueError("a share is above 0, and 1 at most")

@@ -9,6 +9,7 @@ protocol, every other one part A, for good.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, cast
 
@@ -24,10 +25,13 @@ from proxyservice.net.intake import Intake
 from proxyservice.net.keepalive import configure_main_connection
 from proxyservice.net.outlet import Outlet
 from proxyservice.net.stream_switch import LARGEST_PAYLOAD_BYTES, STREAM_OPCODES, StreamSwitch
+from proxyservice.net.tcp_answers import tcp_answers
 from proxyservice.net.tls_transport import tls_failure
+from proxyservice.net.vanished import watch
 from proxyservice.server.access import NOBODY, Caller
 from proxyservice.server.answers import Answers
 from proxyservice.server.handshake import Handshake
+from proxyservice.server.limits import ServiceLimits
 from proxyservice.server.node_leases import NodeLeases
 from proxyservice.server.patience import Late, Patience
 from proxyservice.server.requests import heard_in, hello
@@ -73,12 +77,11 @@ class MainConnection(EagerProtocol):
         """A socket was accepted; nothing is known of its owner yet."""
         factory, settings = self.factory, self.factory.settings
         limits = settings.limits
-        configure_main_connection(
-            self.transport, limits.tcp_keepalive_seconds, limits.tcp_unacknowledged_seconds
-        )
+        self._closed = self._watch(limits)
         peer, host = self.transport.getPeer(), self.transport.getHost()
         self.source = canonical(peer.host)
         self.local_host = canonical(host.host)
+        self.memory_source = factory.sources.counted_as(self.source)
         self.identity: Identity | None = None
         self.handshake: Handshake | None = None
         self.switch: StreamSwitch | None = None
@@ -101,6 +104,16 @@ class MainConnection(EagerProtocol):
         self.patience = Patience(limits, factory.now())
         self._be_punctual()
         factory.arrived(self)
+
+    def _watch(self, limits: ServiceLimits) -> Callable[[], None]:
+        """See to it that a dead path is found, and a node that reads nothing is not taken for one.
+
+        Return what is to be called when the transport is closed.
+        """
+        seconds, transport = limits.tcp_unacknowledged_seconds, self.transport
+        kernels = None if tcp_answers(transport) is not None else seconds  # else it cannot tell
+        configure_main_connection(transport, limits.tcp_keepalive_seconds, kernels)
+        return watch(transport, seconds, lambda: self.abort("its path is dead"))
 
     # ------------------------------------------------------------- bytes in
 
@@ -210,11 +223,12 @@ class MainConnection(EagerProtocol):
         """It is known who this is; a node of part B is told what holds for it."""
         self.identity = identity
         self.factory.identified(self)
+        now = self.factory.now()
         if self.handshake is None:
-            self.patience.identified(inf)
+            self.patience.identified(now, inf)
             self._be_punctual()
             return
-        self.patience.identified(self.factory.settings.silence_seconds)
+        self.patience.identified(now, self.factory.settings.silence_seconds)
         self._be_punctual()
         features = self.handshake.features
         welcome = self.factory.welcome(self, features, proved=identity.proved)
@@ -293,8 +307,12 @@ class MainConnection(EagerProtocol):
 
     # ------------------------------------------------------ pace and the end
 
+    def sendProgressed(self) -> None:
+        """The node has taken some of what waits."""
+        self._count_memory()
+
     def _filled(self) -> None:
-        """Bytes wait for the node: from now on it must take some, or it is dead."""
+        """Bytes wait for the node, or more of them: it must take some in time, or it is dead."""
         if self.patience.queued(self.factory.now(), self.outlet.sent_bytes):
             self._be_punctual()
         self._count_memory()
@@ -325,8 +343,16 @@ class MainConnection(EagerProtocol):
             self._count_memory()
 
     def memory_short(self) -> None:
-        """More waits for this node than for anybody else."""
-        self.abort("memory is short")
+        """More waits for this node than for others of its source."""
+        self._cut("memory is short")
+
+    def _cut(self, why: str) -> None:
+        """End the connection of a node that does not keep up, and may have been brought to that."""
+        answers = tcp_answers(self.transport)
+        limit_seconds = self.factory.settings.limits.write_stall_seconds
+        if answers is None or answers.alive_within(limit_seconds / 2):
+            self.leases.cut()
+        self.abort(why)
 
     def _be_punctual(self) -> None:
         at = self.patience.next_deadline()
@@ -341,11 +367,26 @@ class MainConnection(EagerProtocol):
         if late is Late.CLOSE:
             self.close()
         elif late is Late.IDENTITY:
-            self.refuse_peer(FrameError(late.value))
+            self._still_unknown(now)
+        elif late is Late.LEASELESS:
+            if self.patience.looked_at(now, has_lease=self.leases.any):
+                self.factory.refused(self, FrameError(late.value))
+                self.close()
         elif late is not None:
-            self.abort(late.value)
+            end = self.abort if late is Late.ABORT else self._cut
+            end(late.value)
             return None
         return self.patience.next_deadline()
+
+    def _still_unknown(self, now: float) -> None:
+        """A silent one may be what a node leaves behind when it reconnects, and opens again."""
+        silent = not self.patience.has_spoken
+        if silent and self.factory.spares(self):
+            self.patience.spared(now)
+        elif silent and self.factory.expects_silence(self):
+            self.close()
+        else:
+            self.refuse_peer(FrameError(Late.IDENTITY.value))
 
     def drain(self, hint: pb.Draining) -> None:
         """The service is about to stop: close when no visitor is left, without new ones."""
@@ -366,7 +407,7 @@ class MainConnection(EagerProtocol):
 
     def abort(self, why: str) -> None:
         """End this connection at once."""
-        log.debug("aborting main connection of {source}: {why}", source=self.source, why=why)
+        self.factory.refusals.aborted(self.source, why)
         self._let_go()
         self.transport.abortConnection()
 
@@ -382,6 +423,7 @@ class MainConnection(EagerProtocol):
         """The transport is gone, for whatever reason."""
         if why := tls_failure(reason):
             self.factory.refused(self, FrameError(f"TLS failed: {why}"))
+        self._closed()
         self._let_go()
         self.outlet.close()
         self.factory.memory.hold(self, 0)

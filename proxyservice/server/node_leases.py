@@ -169,6 +169,8 @@ class NodeLeases:
             return
         holding.grant = grant
         self._waits_since = None
+        self._factory.takeovers.cut_holders.is_back(holding.owner)
+        self._factory.waiting_room.callers[grant.lease.port] = self._connection.caller
         requests, holding.waiting = holding.waiting, []
         for request in requests:
             self._announce(holding, grant, request)
@@ -373,6 +375,16 @@ class NodeLeases:
         switch = self._connection.switch
         if switch is None or not switch.multiplexer.owes:
             self._connection.close()
+
+    def cut(self) -> None:
+        """The relay ends the connection of a node that may well be alive.
+
+        Whoever has brought it to that must not have its claimed leases for it.
+        """
+        takeovers, connection = self._factory.takeovers, self._connection
+        for holding in self._holdings.values():
+            if holding.grant is not None and not holding.owner.identity.proved:
+                takeovers.cut_holders.cut(holding.owner, connection.source, self._factory.now())
 
     def visitor_arrived(self, lease: Lease, host: str, port: int) -> Protocol | None:
         """Somebody connected to `lease`; None turns it away."""

@@ -51,6 +51,28 @@ class RefusalLog:
         if self._admits("visitors"):
             log.info("refused a visitor of port {port}: {reason}", port=port, reason=_short(reason))
 
+    def connection(self, source: str, reason: str) -> None:
+        """Somebody at this address was not even taken."""
+        if self._admits("connections"):
+            log.info("took no connection of {source}: {reason}", source=source, reason=reason)
+
+    def aborted(self, source: str, why: str) -> None:
+        """The connection of somebody at this address was ended here."""
+        if self._admits("aborted connections"):
+            log.debug("aborting main connection of {source}: {why}", source=source, why=why)
+
+    def memory_short(self, of_source: int, size: int, held: int, limit: int) -> None:
+        """The largest holder of the source that holds most was ended."""
+        if self._admits("holders of memory"):
+            log.warn(
+                "memory is short: of the source that holds most, {of_source} bytes, the largest "
+                "goes, {size} bytes; {held} of {limit} are left",
+                of_source=of_source,
+                size=size,
+                held=held,
+                limit=limit,
+            )
+
     def front_end(self, reason: str) -> None:
         """A connection to a port for a front end had no good header."""
         if self._admits("front ends"):

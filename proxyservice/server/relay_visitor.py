@@ -42,6 +42,7 @@ class RelayVisitor(EagerProtocol):
         memory: Memory,
         turns: Turns,
         share: Share,
+        memory_source: str | None,
         refused: Callable[[str], None],
         gone: Callable[[RelayVisitor], None],
         host: str,
@@ -58,6 +59,7 @@ class RelayVisitor(EagerProtocol):
         self._memory = memory
         self._turns = turns
         self._share = share  # of each turn; the scanner takes from it
+        self.memory_source = memory_source
         self._counted_bytes = 0
         self._refused = refused
         self._gone = gone

@@ -23,12 +23,14 @@ class StreamVisitor(StreamSocket):
         gone: Callable[[StreamSocket], None],
         *,
         memory: Memory,
+        memory_source: str | None,
         visitor_address: str,
         proxy_address: str,
         origin: str,
     ) -> None:
         super().__init__(switch, stream, gone)
         self._memory = memory
+        self.memory_source = memory_source
         self._counted_bytes = 0
         self._visitor_address = visitor_address
         self._proxy_address = proxy_address

@@ -15,19 +15,21 @@ from proxyservice.server.buckets import Buckets
 from proxyservice.server.memory import Memory
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
+from proxyservice.server.sources import Sources
 
 V = TypeVar("V")
 
-_remembered = lru_cache(maxsize=4096)  # the same few come again and again
-_source_of = _remembered(counted_source)
+_source_of = lru_cache(maxsize=4096)(counted_source)  # the same few come again and again
 
 
 class VisitorGate:
     """One for a service; `now` is the monotonic clock, in seconds."""
 
-    def __init__(self, settings: ServiceSettings, memory: Memory, now: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: ServiceSettings, sources: Sources, memory: Memory, now: Callable[[], float]
+    ) -> None:
         self._settings = settings
-        self._trusts = _remembered(settings.trusts)
+        self._counted_as = sources.counted_as
         self._memory = memory
         self._now = now
         self._open_of: dict[str, int] = {}
@@ -43,20 +45,27 @@ class VisitorGate:
         """New visitors of one lease a second; 0: any number."""
         return rules.visitors_per_second or self._settings.limits.visitor_rate_per_lease
 
-    def refusal(self, owner: Owner, open_visitors: int, host: str, rules: Rules) -> str | None:
-        """Why this visitor may not come; None: it may, and counts from here on for rates."""
-        limits = self._settings.limits
+    def refusal(
+        self, owner: Owner, open_visitors: int, host: str, rules: Rules, *, waited: bool = False
+    ) -> str | None:
+        """Why this visitor may not come; None: it may, and counts from here on for rates.
+
+        One that has ``waited`` for the node was asked when it came, and has counted.
+        """
+        limits, source = self._settings.limits, self._counted_as(host)
         if not rules.allows_visitor(host):
             return "its address is not allowed"
-        if not self._memory.room_for_visitor:
+        if not self._memory.room_for_visitor_of(source):
             return "memory is short"
         if open_visitors >= self.most(rules):
             return "too many visitors"
-        now = self._now()
-        if not self._trusts(host):
-            source = _source_of(host)
-            if self._open_of.get(source, 0) >= limits.visitors_per_source:
-                return "too many visitors from its address"
+        if source is not None and self._open_of.get(source, 0) >= limits.visitors_per_source:
+            return "too many visitors from its address"
+        return None if waited else self._too_fast(owner, source, rules)
+
+    def _too_fast(self, owner: Owner, source: str | None, rules: Rules) -> str | None:
+        now, limits = self._now(), self._settings.limits
+        if source is not None:
             rate, burst = limits.visitor_rate_per_source, limits.visitor_burst_per_source
             if self._arrivals.take(source, now, rate, burst):
                 return "too many visitors a second from its address"

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from random import Random
+from threading import Event
 from types import TracebackType
 from typing import Protocol
 
@@ -225,10 +226,25 @@ def bomb_frame(algorithm: int, inflated_bytes: int, body_limit_bytes: int) -> by
 
 
 def connections(
-    stack: ExitStack, service: RunningService, count: int, port: int = 0
+    stack: ExitStack, service: RunningService, count: int, port: int = 0, source: str = ""
 ) -> list[socket.socket]:
     """So many open connections, closed with the stack."""
-    return [stack.enter_context(service.connect(port)) for _ in range(count)]
+    return [stack.enter_context(service.connect(port, source=source)) for _ in range(count)]
+
+
+def connect_again_and_again(
+    service: RunningService, source: str, per_second: float, until: Event
+) -> int:
+    """Connect and close at once, at this pace; return how often it was."""
+    begun, count = time.monotonic(), 0
+    while not until.is_set():
+        with suppress(OSError):
+            service.connect(source=source).close()
+        count += 1
+        ahead = begun + count / per_second - time.monotonic()
+        if ahead > 0:
+            until.wait(ahead)
+    return count
 
 
 def flood(peer: socket.socket, data: bytes, total: int) -> int:
@@ -288,6 +304,7 @@ class ProvedNode:
         streams: bool = False,
         source: str = "",
         granted: bool = True,
+        asks: bool = True,
     ) -> None:
         self.key = key
         net_key = key.public_key().public_bytes_raw()
@@ -306,10 +323,10 @@ class ProvedNode:
         proof = pb.Proof(signature=sign_proof(key, challenge))
         proof_frame = encode_message(NET, Opcode.PROOF, proof, sender=self.sender)
         request = self._request("", 1, pb.MODE_STREAMS if streams else pb.MODE_MESSAGES)
-        self.connection.sendall(proof_frame + request)
+        self.connection.sendall(proof_frame + request * asks)
         assert receive_message(self.connection).opcode == Opcode.WELCOME
         self.recorded = (hello_frame, proof_frame, request)
-        if granted:  # else it may have to wait for that
+        if granted and asks:  # else it may have to wait for that
             response = pb.ProxyResponse.FromString(receive_message(self.connection).message)
             self.port = int(response.proxy_address.rpartition(":")[2])
 

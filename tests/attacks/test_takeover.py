@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.attacks.kit import GoodPair, ProvedNode
+from proxyservice.wire import proxyservice_pb2 as pb
+from proxyservice.wire.framing import encode_frame
+from tests.attacks.kit import (
+    NET,
+    GoodPair,
+    ProvedNode,
+    ends_unread,
+    proxy_request,
+    receive_message,
+    register,
+)
 from tests.attacks.running import RunningService, figure, scaled
 from tests.node.processes import wait_until
 
@@ -40,3 +51,38 @@ def test_t4_re_registrations_leave_two_sessions_and_no_memory(tmp_path: Path) ->
         more = service.resident_bytes - before
         figure("more memory in the second half", more / MIB, "MiB")
         assert more < 4 * MIB
+
+
+LZW = 4
+
+
+def claims(service: RunningService, source: str) -> int | None:
+    """The port that somebody at this address gets for saying what the victim says."""
+    with service.connect(source=source) as peer:
+        peer.sendall(proxy_request(7))
+        try:
+            message = receive_message(peer)
+        except ConnectionError:
+            return None
+        return int(pb.ProxyResponse.FromString(message.message).proxy_address.rpartition(":")[2])
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not tell")
+def test_a_claimed_holder_that_is_made_not_to_read_keeps_its_address(tmp_path: Path) -> None:
+    """One large frame, and it takes nothing for a while: it is alive, and then cut, not robbed."""
+    options = ("--trusted-sources", "none", "--limit", "write-stall-seconds=4s")
+    with RunningService(tmp_path, *options) as service, GoodPair(service, 1) as other:
+        holder, port = register(service, 7)
+        with holder:
+            with service.connect(port, source="127.0.0.9") as visitor:
+                visitor.sendall(encode_frame(NET, bytes(40 * MIB), flag=1, algorithm=LZW))
+                assert claims(service, "127.0.0.9") is None
+                assert not ends_unread(holder, 0), "it is alive"
+                assert ends_unread(holder, 20), service.log
+            other.relay_one()
+            assert claims(service, "127.0.0.9") is None
+            assert claims(service, "127.0.0.8") is None
+            assert claims(service, "127.0.0.1") == port
+        assert "is alive: 127.0.0.9 does not get it" in service.log
+        assert "a claimed lease waits for 127.0.0.1" in service.log

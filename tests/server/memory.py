@@ -139,7 +139,7 @@ class MemoryRelay:
         assert sum(counts.values()) == len(registry._ports), counts
         assert bound == {one.port for one in registry._table if one.state in BOUND_STATES}
         assert factory.visitors == sum(one.leases.visitors for one in factory.connections)
-        assert factory.memory.held_bytes == sum(factory.memory._held.values())
+        assert factory.memory.held_bytes == factory.memory.recount()
         assert factory._promised <= factory.connections
 
     def all_leave(self) -> None:
@@ -156,6 +156,7 @@ class MemoryRelay:
             "waiting": factory.waiting_room.count,
             "waiting for a port": len(factory.port_queue),
             "strangers": len(factory._strangers),
+            "sources": len(factory._strangers._sources),
             "bytes": factory.memory.held_bytes,
             "deadlines": sum(isinstance(one, MainConnection) for one in self.deadlines._due),
         }

@@ -11,9 +11,12 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.error import ConnectionLost
 
 from proxyservice.leases.lease import LeaseTimes
+from proxyservice.node.keys import fingerprint
+from proxyservice.server.access import Access
 from proxyservice.server.limits import ServiceLimits
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
@@ -341,3 +344,97 @@ def test_who_waits_in_vain_sees_a_reset_and_the_sixty_fifth_at_once(
         visitor.close()
     with pytest.raises(ConnectionRefusedError):
         visit(f"{host}:{port}", b"")
+
+
+# ------------------------------------------------- the same rules as for those who are served
+
+NEAR, FURTHER = "192.0.2.9", "198.51.100.7"
+
+
+def denying(tmp_path: Path, text: str, **options: Any) -> tuple[MemoryRelay, int, Path]:
+    """A relay with a policy, and the port of a node that is away."""
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    relay = MemoryRelay(join=LendingPair, times=LeaseTimes(hold=HOLD_SECONDS), **options)
+    relay.factory.access = Access(None, path)
+    relay.factory.watch_access()
+    node, port = streaming(relay)
+    leave(relay, node)
+    return relay, port, path
+
+
+def test_visitors_of_a_denied_network_never_have_a_place(tmp_path: Path) -> None:
+    relay, port, _ = denying(tmp_path, '[default]\nvisitor_deny = ["192.0.2.0/24"]')
+    assert [relay.visit(port, host=NEAR) for _ in range(70)] == [None] * 70
+    assert relay.room.count == 0
+    allowed = relay.visit(port, host=FURTHER)
+    assert allowed is not None
+    back(relay)
+    assert allowed.lost is None
+
+
+def test_the_entry_of_the_node_that_is_away_counts(tmp_path: Path) -> None:
+    key = fingerprint(Ed25519PrivateKey.from_private_bytes((1).to_bytes(32, "big")))
+    text = f'[keys."{key}"]\nvisitor_allow = ["198.51.100.0/24"]'
+    relay, port, _ = denying(tmp_path, text)
+    assert relay.visit(port, host=NEAR) is None
+    assert relay.visit(port, host=FURTHER) is not None
+    relay.room.callers.clear()  # as after a restart, when only the lease tells whose it is
+    assert relay.visit(port, host=NEAR) is None
+    assert relay.visit(port, host=FURTHER) is not None
+
+
+def test_a_network_that_is_denied_meanwhile_is_turned_away(tmp_path: Path) -> None:
+    relay, port, path = denying(tmp_path, "[default]\nleases = 4")
+    visitors = {host: relay.visit(port, host=host) for host in (NEAR, FURTHER)}
+    path.write_text('[default]\nvisitor_deny = ["192.0.2.0/24"]')
+    relay.factory.access.reload()
+    relay.factory.check_access()
+    relay.pump()
+    near, further = visitors[NEAR], visitors[FURTHER]
+    assert near is not None
+    assert further is not None
+    assert (is_reset(near), further.lost) == (True, None)
+    assert relay.room.count == 1
+
+
+def test_rates_of_a_source_hold_while_the_node_is_away_and_count_once() -> None:
+    limits = ServiceLimits(visitor_rate_per_source=1.0, visitor_burst_per_source=4.0)
+    relay, port = held(limits=limits)
+    waiting = [relay.visit(port) for _ in range(6)]
+    assert [one is not None for one in waiting] == [True] * 4 + [False] * 2
+    openings = back(relay).heard()[1:]
+    assert len(openings) == 4, "who has waited was counted when it came"
+
+
+def test_open_visitors_of_a_source_are_counted_while_they_wait() -> None:
+    relay, port = held(limits=ServiceLimits(visitors_per_source=3))
+    waiting = [relay.visit(port) for _ in range(4)]
+    assert [one is not None for one in waiting] == [True] * 3 + [False]
+    first = waiting[0]
+    assert first is not None
+    first.transport.abortConnection()
+    relay.pump()
+    assert relay.visit(port) is not None
+    assert len(back(relay).heard()) == 1 + 3
+
+
+def test_the_source_with_most_places_gives_one_up() -> None:
+    relay, port = held(limits=ServiceLimits(waiting_per_lease=4))
+    many = [wait_at(relay, port) for _ in range(4)]
+    assert relay.visit(port) is None, "none of its own goes for one more of it"
+    other = relay.visit(port, host=FURTHER)
+    assert other is not None
+    assert [is_reset(one) for one in many] == [False, False, False, True], "the latest goes"
+    assert relay.visit(port, host=FURTHER) is not None
+    assert relay.visit(port, host=FURTHER) is None, "two of each is fair"
+    assert relay.room.count == 4
+    back(relay)
+    assert other.lost is None
+
+
+def test_in_the_whole_room_too() -> None:
+    relay, port = held(limits=ServiceLimits(waiting_visitors=4))
+    many = [wait_at(relay, port) for _ in range(4)]
+    assert relay.visit(port, host=FURTHER) is not None
+    assert sum(map(is_reset, many)) == 1

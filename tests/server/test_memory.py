@@ -35,9 +35,10 @@ def _no_thread() -> Iterator[None]:
 
 
 class Waits:
-    """Somebody for whom bytes wait."""
+    """Somebody for whom bytes wait; of a trusted source, if none is named."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str | None = None) -> None:
+        self.memory_source = source
         self.ended = False
 
     def memory_short(self) -> None:
@@ -83,6 +84,84 @@ def test_nodes_are_kept_out_last() -> None:
     assert not memory.room_for_node
 
 
+def holders(memory: Memory, source: str | None, *sizes: int) -> list[Waits]:
+    """So many of one source, each holding so much."""
+    made = [Waits(source) for _ in sizes]
+    for one, n_bytes in zip(made, sizes, strict=True):
+        memory.hold(one, n_bytes)
+    return made
+
+
+def test_one_source_has_half_however_many_it_is() -> None:
+    memory = Memory(1000, source_share=0.5)
+    small_ones = holders(memory, "busy", *[10] * 60)
+    assert sum(one.ended for one in small_ones) == 10
+    assert memory.held_bytes == 500
+    assert not memory.room_for_visitor_of("busy")
+    assert memory.room_for_visitor_of("another")
+    assert memory.room_for_visitor_of(None)
+
+
+def test_of_two_that_would_have_all_each_has_a_third() -> None:
+    memory = Memory(1000, source_share=0.5)
+    for _ in range(100):
+        for source in ("one", "two"):
+            holders(memory, source, 10)
+    assert 640 <= memory.held_bytes <= 680
+    assert memory.room_for_visitor_of("three")
+
+
+def test_what_was_held_before_others_came_may_stay_but_not_grow() -> None:
+    memory = Memory(1000, source_share=0.5)
+    (first,) = holders(memory, "one", 450)
+    holders(memory, "two", 250)
+    assert not first.ended
+    memory.hold(first, 449)
+    assert not first.ended
+    memory.hold(first, 460)
+    assert first.ended
+
+
+def test_the_largest_of_the_largest_source_goes_and_no_larger_one_of_another() -> None:
+    memory = Memory(1000)
+    (good,) = holders(memory, "good", 300)
+    many = holders(memory, "busy", *[99] * 5, 101)
+    assert not any(one.ended for one in (good, *many))
+    holders(memory, "third", 10)
+    assert [one.ended for one in many] == [False] * 5 + [True]
+    assert not good.ended
+
+
+def test_trusted_ones_stand_each_for_itself() -> None:
+    memory = Memory(1000, source_share=0.5)
+    (large,) = holders(memory, None, 600)
+    many = holders(memory, None, *[20] * 16)
+    assert large.ended
+    assert not any(one.ended for one in many)
+    assert memory.held_bytes == 320
+
+
+SOURCES = [None, None, "a", "a", "b", "b"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 300))))
+def test_by_source_the_sum_is_right_and_nothing_stays(events: list[tuple[int, int]]) -> None:
+    memory, made = Memory(1000, source_share=0.5), [Waits(source) for source in SOURCES]
+    held = dict.fromkeys(made, 0)
+    for number, n_bytes in events:
+        memory.hold(made[number], n_bytes)
+        held[made[number]] = n_bytes
+        for one in made:
+            if one.ended:
+                held[one], one.ended = 0, False
+        assert memory.held_bytes == memory.recount() == sum(held.values()) <= 900
+        for source in ("a", "b"):
+            assert sum(n for one, n in held.items() if one.memory_source == source) <= 500
+    for one in made:
+        memory.hold(one, 0)
+    assert memory._sources == {}
+
+
 # ------------------------------------------------------------------------------ in the service
 
 
@@ -93,7 +172,9 @@ def proved(relay: MemoryRelay, seed: int) -> RawNode:
 
 
 def small(n_bytes: int = MIB, **options: Any) -> MemoryRelay:
-    return MemoryRelay(limits=ServiceLimits(memory_bytes=n_bytes), **options)
+    """Of that much memory; one source may have all of it, but where a test says otherwise."""
+    limits = ServiceLimits(memory_bytes=n_bytes, memory_share_per_source=1.0)
+    return MemoryRelay(limits=limits, **options)
 
 
 def send(relay: MemoryRelay, visitor: Any, data: bytes) -> None:
@@ -162,6 +243,35 @@ def test_a_node_that_does_not_read_is_counted() -> None:
     node.transport.abortConnection()
     relay.pump()
     assert relay.factory.memory.held_bytes == 0
+
+
+def test_what_comes_on_top_of_a_full_queue_is_counted_and_what_leaves_is_not() -> None:
+    relay = small(MIB, kernel_bytes=1000, chunk_bytes=1000)
+    node = proved(relay, 1)
+    node.lease()
+    node.transport.reading = False
+    server = node.transport.other.protocol
+    server.outlet.write(bytes(70_000))
+    first = relay.factory.memory.held_bytes
+    assert first == server.outlet.queued_bytes > 60_000
+    server.outlet.write(bytes(70_000))
+    assert relay.factory.memory.held_bytes == server.outlet.queued_bytes == first + 70_000
+
+
+def test_a_busy_source_is_refused_before_others_and_its_largest_goes_first() -> None:
+    relay = MemoryRelay(limits=ServiceLimits(memory_bytes=8 * MIB))
+    port = proved(relay, 1).lease(mode=pb.MODE_MESSAGES)
+    good = relay.visit(port, host="198.51.100.7")
+    send(relay, good, announcement(2 * MIB, bytes(MIB)))
+    busy = [relay.visit(port) for _ in range(8)]
+    for one in busy:
+        if one is not None:
+            send(relay, one, announcement(2 * MIB, bytes(400_000)))
+    assert good is not None
+    assert good.lost is None
+    assert any(one is not None and one.lost is not None for one in busy)
+    assert relay.visit(port) is None
+    assert relay.visit(port, host="203.0.113.200") is not None
 
 
 def test_an_unfinished_control_frame_is_counted_when_it_is_large() -> None:

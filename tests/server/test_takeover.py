@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from proxyservice.net.acknowledged import acknowledged_bytes
+from proxyservice.net.tcp_answers import TcpAnswers
 from proxyservice.server import takeover
 from proxyservice.server.claims import Claimed
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -168,6 +169,101 @@ def test_a_claimed_node_of_part_b_is_told_when_to_try_again(relay: MemoryRelay) 
     assert welcome.opcode == Opcode.WELCOME
     assert refusal.payload.code == pb.REFUSAL_ADDRESS_UNAVAILABLE
     assert refusal.payload.retry_after_ms == 30_000
+
+
+def brought_to_read_nothing(relay: MemoryRelay) -> tuple[RawNode, int]:
+    """A claimed holder to whom more was sent than it takes; and its port."""
+    holder = relay.node(1, source=HOME)
+    claim(holder)
+    port = port_told(holder)
+    silent(holder)
+    server = holder.transport.other
+    server.write(bytes(server.kernel_bytes + 100_000))
+    return holder, port
+
+
+def test_a_holder_that_reads_nothing_and_answers_tcp_is_alive(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = TcpAnswers(
+        unacknowledged=False, unanswered_probes=0, held_back=True, heard_ago_seconds=14.0
+    )
+    monkeypatch.setattr(takeover, "tcp_answers", lambda _: answers)
+    holder, _ = brought_to_read_nothing(relay)
+    newcomer = relay.node(1, source=ELSEWHERE)
+    claim(newcomer)
+    relay.pass_time(3)
+    assert newcomer.lost is not None
+    assert newcomer.heard() == []
+    assert holder.lost is None
+
+
+@pytest.mark.parametrize(("heard_ago_seconds", "alive"), [(0.4, True), (5.0, False)])
+def test_an_answer_of_any_kind_within_2_s_is_life(
+    relay: MemoryRelay, monkeypatch: pytest.MonkeyPatch, heard_ago_seconds: float, alive: bool
+) -> None:
+    answers = TcpAnswers(
+        unacknowledged=True,
+        unanswered_probes=1,
+        held_back=True,
+        heard_ago_seconds=heard_ago_seconds,
+    )
+    monkeypatch.setattr(takeover, "tcp_answers", lambda _: answers)
+    holder, _ = brought_to_read_nothing(relay)
+    newcomer = relay.node(1, source=ELSEWHERE)
+    claim(newcomer)
+    relay.pass_time(3)
+    assert (holder.lost is None) == alive
+    assert [said.opcode for said in newcomer.heard()] == [Opcode.PROXY_RESPONSE] * (not alive)
+
+
+def test_a_claimed_lease_whose_holder_the_relay_has_cut_waits_for_its_address(
+    relay: MemoryRelay,
+) -> None:
+    holder, port = brought_to_read_nothing(relay)
+    relay.pass_time(31)
+    assert holder.lost is not None, "it took no data"
+    thief = relay.node(1, source=ELSEWHERE)
+    claim(thief)
+    relay.pass_time(1.5)
+    assert thief.lost is not None
+    assert thief.heard() == []
+    again = relay.node(1, source=HOME)
+    claim(again)
+    assert port_told(again) == port, "at once"
+    again.transport.abortConnection()
+    relay.pump()
+    moved = relay.node(1, source=ELSEWHERE)
+    claim(moved)
+    assert port_told(moved) == port, "it was there, and went by itself"
+
+
+def test_who_contends_while_the_holder_is_cut_does_not_get_it_either(
+    relay: MemoryRelay,
+) -> None:
+    holder, port = brought_to_read_nothing(relay)
+    relay.pass_time(29)
+    thief = relay.node(1, source=ELSEWHERE)
+    claim(thief)
+    relay.pass_time(1.75)
+    assert holder.lost is not None
+    relay.pass_time(2)
+    assert thief.lost is not None
+    assert thief.heard() == []
+    again = relay.node(1, source=HOME)
+    claim(again)
+    assert port_told(again) == port
+
+
+def test_after_the_time_of_a_lease_it_waits_no_more(relay: MemoryRelay) -> None:
+    brought_to_read_nothing(relay)
+    relay.pass_time(31)
+    assert len(relay.factory.takeovers.cut_holders) == 1
+    relay.clock.advance(relay.settings.times.ttl)
+    newcomer = relay.node(1, source=ELSEWHERE)
+    claim(newcomer)
+    assert port_told(newcomer)
+    assert len(relay.factory.takeovers.cut_holders) == 0
 
 
 # -------------------------------------------------------------------- proved holders
