@@ -43,6 +43,11 @@ from proxyservice.wire.relay_check import RelayScanner
 ACCESS_WATCH_SECONDS = 1.0
 """How soon after its end a token's connection is cut."""
 
+TOO_MANY = (
+    "too many connections that say nothing or have no lease, or too many of its source: see "
+    "connections-without-identity, strangers-per-source and connections-per-source"
+)
+
 log = Logger()
 
 
@@ -166,7 +171,7 @@ class MainFactory(Factory):
 
     def _make_way(self, connection: MainConnection | None) -> None:
         if connection is not None:
-            connection.abort("too many connections, in all or of its source")
+            connection.abort(TOO_MANY)
 
     def spares(self, connection: MainConnection) -> bool:
         """Whether a silent one may stay though its time is up; how a node reconnects."""

@@ -109,10 +109,10 @@ class Strangers(Generic[C]):
 
     def spares(self, connection: C) -> bool:
         """Whether this silent one may stay though its time is up."""
+        if not self.has_node(connection):
+            return False
         name = self._source_of[connection]
         source = self._sources[name]
-        if not source.identified:
-            return False
         if connection in source.spared:
             return True
         most = self._limits.silent_spared_per_source
@@ -124,7 +124,9 @@ class Strangers(Generic[C]):
         return True
 
     def has_node(self, connection: C) -> bool:
-        """Whether somebody of the same source has said who it is."""
+        """Whether somebody of the same source has said who it is; of one that had to go: no."""
+        if connection not in self._source_of:
+            return False
         return bool(self._sources[self._source_of[connection]].identified)
 
     def spoke(self, connection: C) -> C | None:

@@ -270,6 +270,18 @@ def test_without_a_node_of_the_source_a_silent_one_ends_and_is_told() -> None:
         assert len(refused) == 1
 
 
+def test_one_that_had_to_go_is_not_spared_before_its_socket_is_closed() -> None:
+    strangers: Strangers[int] = Strangers(LIMITS)
+    strangers.arrived(0, "a", 0.0)
+    strangers.identified(0)
+    for number in range(1, 6):
+        goes = strangers.arrived(number, "a", 0.0)
+    assert goes == 1
+    assert not strangers.spares(1)
+    assert not strangers.has_node(1)
+    assert strangers.spares(2)
+
+
 def test_a_spared_one_that_speaks_is_a_stranger_again() -> None:
     with store_thread():
         relay = MemoryRelay()
