@@ -360,7 +360,13 @@ def makeService(options: Options) -> Service:
     room = WaitingRoom(limits.waiting_visitors, limits.waiting_per_lease)
     binder = WaitedPorts(ports, room)
     registry = LeaseRegistry(
-        reactor, store, options["ports"], times, binder, history_seconds=options["history"]
+        reactor,
+        store,
+        options["ports"],
+        times,
+        binder,
+        history_seconds=options["history"],
+        lines_per_second=limits.leases_logged_a_second,
     )
     settings = ServiceSettings(
         network_id=options["network-id"],

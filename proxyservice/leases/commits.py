@@ -27,6 +27,9 @@ GROUP = 256
 """Ports and waiting answers of one commit: making rows of more, or answering more nodes, would
 take one turn of the reactor longer than 20 ms."""
 
+TOGETHER = 16
+"""Ports that one request can change, and then some: a group is larger by so many at most."""
+
 log = Logger()
 
 
@@ -80,11 +83,18 @@ class GroupCommits:
         self._reactor.callWhenRunning(self._pool.start)
 
     def mark(self, changes: Changes) -> None:
-        """It goes with the next group, or with the next ones if it is much."""
+        """It goes with the next group, or with the next ones if it is much.
+
+        What one request changes stays together: half of a move would be a lease without a port.
+        """
+        if len(changes.ports) <= TOGETHER:
+            group = self._open_group()
+            group.changes.ports.update(changes.ports)
+            group.changes.ended.extend(changes.ended)
+            return
         for port in changes.ports:
             self._open_group().changes.ports[port] = None
-        if changes.ended:
-            self._open_group().changes.ended.extend(changes.ended)
+        self._open_group().changes.ended.extend(changes.ended)
 
     def _open_group(self) -> _Group:
         if not self._groups or self._groups[-1].full:

@@ -22,9 +22,11 @@ class LeaseIndex:
         self._by_owner: dict[Owner, Lease] = {}
         self._by_port: dict[int, Lease] = {}
         self._states = dict.fromkeys(LeaseState, 0)
-        self._holds = DueTimes()  # held: when the port is unbound
-        self._courtesies = DueTimes()  # remembered, proved: from when on its port can be needed
-        self._expiries = DueTimes()  # held and remembered
+        self._holds: DueTimes[int] = DueTimes()  # held: when the port is unbound
+        # Remembered, proved: from when on its port can be needed.
+        self._courtesies: DueTimes[int] = DueTimes()
+        self._expiries: DueTimes[int] = DueTimes()  # held, remembered and parked
+        self._of_no_use: frozenset[int] = frozenset()  # ports that nobody gets by pressure
         self.counts = LeaseCounts()
         self.changed: dict[int, None] = {}
         """Ports of leases that came, went or changed; whoever reads it empties it."""
@@ -44,8 +46,17 @@ class LeaseIndex:
         return self._by_owner.get(owner)
 
     def states(self) -> dict[str, int]:
-        """How many leases are in which state."""
-        return {state.value: count for state, count in self._states.items()}
+        """How many leases on ports of the range are in which state."""
+        return {
+            state.value: count
+            for state, count in self._states.items()
+            if state is not LeaseState.PARKED
+        }
+
+    @property
+    def parked(self) -> int:
+        """How many leases wait for a range that has their port."""
+        return self._states[LeaseState.PARKED]
 
     def add(self, lease: Lease) -> None:
         """Owner and port must not have a lease."""
@@ -68,7 +79,7 @@ class LeaseIndex:
         self._states[lease.state] -= 1
         self._states[state] += 1
         lease.state = state
-        self.counts.state_changed(lease)
+        self.counts.changed(lease)
         self._forget_moments(lease.port)
         self._note_moments(lease, held_until)
         self.changed[lease.port] = None
@@ -76,9 +87,17 @@ class LeaseIndex:
     def expiry_changed(self, lease: Lease) -> None:
         """Of a lease that is not live: `promised_until` and `expires_at` were changed."""
         self._expiries.set(lease.port, lease.expires_at)
-        self._courtesies.discard(lease.port)
         self._note_courtesy(lease)
+        self.counts.changed(lease)
         self.changed[lease.port] = None
+
+    def set_reserved(self, ports: frozenset[int]) -> None:
+        """These are given by their number alone: to end a lease for one gives nobody a port."""
+        changed, self._of_no_use = self._of_no_use ^ ports, ports
+        for port in changed:
+            lease = self._by_port.get(port)
+            if lease is not None:
+                self._note_courtesy(lease)
 
     def set_port(self, lease: Lease, port: int) -> None:
         """Of a live lease, to a port without a lease."""
@@ -102,7 +121,12 @@ class LeaseIndex:
         self._note_courtesy(lease)
 
     def _note_courtesy(self, lease: Lease) -> None:
-        if lease.state is LeaseState.REMEMBERED and lease.promised_until < lease.expires_at:
+        self._courtesies.discard(lease.port)
+        if (
+            lease.state is LeaseState.REMEMBERED
+            and lease.promised_until < lease.expires_at
+            and lease.port not in self._of_no_use
+        ):
             self._courtesies.set(lease.port, lease.promised_until)
 
     def _forget_moments(self, port: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from proxyservice.leases.port_set import PortSet
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -23,12 +25,24 @@ class Owner:
     origin: str
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a node showed beside its key; the operator's files judge its lease by that later."""
+
+    token: str = ""  # the name of whom its token was given to
+    certificates: tuple[str, ...] = ()  # the names in its client certificate
+
+
+NOTHING_SHOWN = Shown()
+
+
 class LeaseState(Enum):
     """A port without a lease is free, busy or quarantined; `UnleasedPorts` knows."""
 
     LIVE = "live"  # its node is connected
     HELD = "held"  # its node is gone a moment ago; the port stays bound, visitors wait
     REMEMBERED = "remembered"  # its port is unbound and reserved
+    PARKED = "parked"  # its port is outside the range; its owner gets another on this lease
 
 
 BOUND_STATES = frozenset({LeaseState.LIVE, LeaseState.HELD})
@@ -51,10 +65,17 @@ class Lease:
     promised_until: float
     expires_at: float
     source: str  # the node's IP address when it last asked
-    charged_to: str  # the source that it counts for, see `quota.counted_source`
+    charged_to: str  # what it counts for: a source (`quota.counted_source`), a token's name
     since: float  # when this owner got this port
     heard_at: float  # end of the last holding; of a live lease the beginning of this one
     label: str = ""  # the node's own word for it
+    homes: tuple[int, ...] = ()  # ports it had before they were outside the range; oldest first
+    shown: Shown = NOTHING_SHOWN
+
+
+MOST_HOMES = 4
+"""Ports that a lease goes back to; with more changes of the range the first counts, and the last
+ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +96,33 @@ class LeaseTimes:
 
 @dataclass(frozen=True, slots=True)
 class LeaseQuota:
-    """How many leases (live, held and remembered) there may be at most."""
+    """How many leases (live, held, remembered and parked) there may be at most."""
 
     per_key: int = 8  # of one identity
-    per_source: int = 8  # of one IPv4 address or IPv6 /56
+    per_source: int = 64  # of one IPv4 address or IPv6 /56, of proved keys: a team behind one NAT
+    claimed_per_source: int = 8  # of claimed identities, and never more than `per_source`
+    # What an operator changes to allow more, where that is not the limit itself.
+    key_lifted_by: str = "--limit leases-per-key=N, a token, or an entry in --policy"
+    source_lifted_by: str = ""
+
+    def of_source(self, *, proved: bool) -> int:
+        """How many one source may have of this kind."""
+        return self.per_source if proved else min(self.claimed_per_source, self.per_source)
+
+
+@dataclass(frozen=True, slots=True)
+class PortChoice:
+    """Which ports an owner may have, where not any will do."""
+
+    own: int | None = None  # this owner's, always, and nobody else's: the one it gets if it can
+    among: PortSet | None = None  # its leases are on these; None: on any
+
+    def allows(self, port: int) -> bool:
+        """Whether a lease may have it."""
+        return port == self.own or self.among is None or port in self.among
+
+
+ANY_PORT = PortChoice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +133,9 @@ class Grant:
     generation: int
     displaced: bool  # somebody held it until now
     fresh: bool  # the lease did not exist before
-    moved_from: int | None = None  # the port that the owner gave up for this one
+    moved_from: int | None = None  # the port that the owner gave up for this one, or is parked
     released: tuple[Lease, ...] = ()  # remembered leases that ended for the quota's sake
+    choice: PortChoice = ANY_PORT  # when the port cannot be bound another of these will do
 
 
 @dataclass(frozen=True, slots=True)

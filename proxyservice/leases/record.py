@@ -69,7 +69,8 @@ class LeaseRecord:
         self._heartbeat_at = now
         past = [one for row in lost if (one := past_row(row)) is not None]
         batch = self.collect(self._table.take_changes())
-        batch = replace(batch, gone=[row.port for row in lost], past=past)
+        gone = dict.fromkeys((*batch.gone, *(row.port for row in lost)))
+        batch = replace(batch, gone=list(gone), past=[*past, *batch.past])
         self._store.write(batch)
         self.written(batch)
         self._refresh_at = now + self._times.ttl / 3
@@ -77,12 +78,21 @@ class LeaseRecord:
 
     def _restore(self, loaded: Loaded, ports: range, now: float) -> list[Row]:
         """The rows that are of no use any more."""
-        wall, lost = WallClock(self._steady_offset, self._steady_offset), []
-        for row in loaded.rows:
-            if row.port not in ports and row.state != QUARANTINED:
-                log.warn("port {port} is outside the range now: its lease is gone", port=row.port)
-            if not restore(self._table, row, loaded.heartbeat, now, wall):
-                lost.append(row)
+        wall = WallClock(self._steady_offset, self._steady_offset)
+        lost = [
+            row for row in loaded.rows if not restore(self._table, row, loaded.heartbeat, now, wall)
+        ]
+        parked = sorted(one.port for one in self._table if one.state is LeaseState.PARKED)
+        if parked:
+            log.warn(
+                "leases parked: {count}, whose ports ({first}-{last}) are outside --ports "
+                "{low}-{high}; nothing is lost, a start with a range that has them gives them back",
+                count=len(parked),
+                first=parked[0],
+                last=parked[-1],
+                low=ports.start,
+                high=ports.stop - 1,
+            )
         return lost
 
     def port_of(self, owner: Owner) -> int | None:

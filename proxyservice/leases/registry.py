@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from twisted.application.service import Service
@@ -18,10 +18,24 @@ from twisted.logger import Logger
 
 from proxyservice.errors import RefusedError, StoreError
 from proxyservice.leases.commits import RETRY_SECONDS, GroupCommits
-from proxyservice.leases.lease import BOUND_STATES, Grant, Lease, LeaseQuota, LeaseTimes, Owner
+from proxyservice.leases.lease import (
+    ANY_PORT,
+    BOUND_STATES,
+    NOTHING_SHOWN,
+    Grant,
+    Lease,
+    LeaseQuota,
+    LeaseState,
+    LeaseTimes,
+    Owner,
+    PortChoice,
+    Shown,
+)
+from proxyservice.leases.lines import LINES_PER_SECOND, LeaseLines
 from proxyservice.leases.record import LeaseRecord
 from proxyservice.leases.store import LeaseStore
 from proxyservice.leases.table import nobodys
+from proxyservice.leases.unleased import BUSY_SECONDS
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.identity import key_fingerprint
 
@@ -30,6 +44,9 @@ BINDS_PER_TURN = 64
 """Failing binds in one reactor turn, some 20 us each."""
 
 HISTORY_SECONDS = 90 * 86400.0
+
+REVIEWED_PER_TURN = 512
+"""Leases that are judged by changed files in one reactor turn, some 10 us each."""
 
 log = Logger()
 
@@ -42,6 +59,15 @@ class PortBinder(Protocol):
 
     def unbind(self, port: int) -> None:
         """Stop listening; not bound is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the operator's files say of a lease."""
+
+    charged_to: str  # what it counts for
+    admitted: bool = True  # its node would be let in: visitors may wait for it
+    revoked: bool = False  # its node is not to come back: the lease ends
 
 
 class Holder(Protocol):
@@ -68,6 +94,7 @@ class LeaseRegistry(Service):
         binder: PortBinder,
         wall: Callable[[], float] = time.time,
         history_seconds: float = HISTORY_SECONDS,
+        lines_per_second: float = LINES_PER_SECOND,
     ) -> None:
         self._reactor = reactor
         self._store = store
@@ -81,6 +108,8 @@ class LeaseRegistry(Service):
         )
         self._reserved: frozenset[int] = frozenset()
         self._on_own_port: Callable[[Lease], bool] = nobodys
+        self._judge: Callable[[Lease], Judgement] | None = None
+        self._lines = LeaseLines(log.info, lines_per_second)
         self._tick: Any = None
 
     # -------------------------------------------------------- start and stop
@@ -90,6 +119,8 @@ class LeaseRegistry(Service):
         self._table = self._record.open(self._ports)
         self._table.reserve(self._reserved, self._reactor.seconds(), self._on_own_port)
         self._commits.start()
+        if self._judge is not None:
+            self._review(list(self._table), self._judge)
         self._tick = self._reactor.callLater(TICK_SECONDS, self._ticked)
         super().startService()
 
@@ -135,17 +166,23 @@ class LeaseRegistry(Service):
         lease = self._table.of_owner(owner)
         return None if lease is None else lease.port
 
+    def is_new(self, owner: Owner, wanted_port: int | None) -> bool:
+        """Whether this request would begin a lease, or move one as its node wishes."""
+        lease = self._table.of_owner(owner)
+        return lease is None or wanted_port not in (None, lease.port)
+
     def has_port(self) -> bool:
         """An owner without a lease would find a port now, if it can be bound."""
         return self._table.has_port(self._reactor.seconds())
 
-    def can_have(self, owner: Owner, port: int) -> bool:
-        """Whether the owner would get this very port now, if it can be bound."""
-        try:
-            self._table.check_wanted(owner, port)
-        except RefusedError:
-            return False
-        return True
+    def is_reserved(self, port: int) -> bool:
+        """It is given by its number alone."""
+        return port in self._reserved
+
+    @property
+    def parked(self) -> int:
+        """How many leases have their port outside the range."""
+        return self._table.parked
 
     def reserve(
         self, ports: frozenset[int], on_own_port: Callable[[Lease], bool] = nobodys
@@ -158,6 +195,48 @@ class LeaseRegistry(Service):
         if self.running:
             self._table.reserve(ports, self._reactor.seconds(), on_own_port)
             self._note_changes()
+
+    def review(self, judge: Callable[[Lease], Judgement]) -> None:
+        """The operator's files have changed: what they say holds for every lease without a holder.
+
+        Who is connected is looked after by its connection. What is many is cut into turns.
+        """
+        if self.running:
+            self._review(list(self._table), judge)
+        self._judge = judge
+
+    def _review(self, leases: list[Lease], judge: Callable[[Lease], Judgement]) -> None:
+        now, revoked = self._reactor.seconds(), 0
+        for lease in leases[:REVIEWED_PER_TURN]:
+            if self._table.of_owner(lease.owner) is not lease:
+                continue  # it has ended meanwhile
+            revoked += self._judged(lease, judge(lease), now)
+        self._note_changes()
+        if revoked:
+            log.info(
+                "leases ended: {count}, whose nodes the relay's files do not admit any more",
+                count=revoked,
+            )
+        if self._commits.needed and self.running:
+            self._commits.in_background()
+        rest = leases[REVIEWED_PER_TURN:]
+        if rest:
+            self._reactor.callLater(0, self._review_rest, rest, judge)
+
+    def _review_rest(self, rest: list[Lease], judge: Callable[[Lease], Judgement]) -> None:
+        if self.running:
+            self._review(rest, judge)
+
+    def _judged(self, lease: Lease, judgement: Judgement, now: float) -> bool:
+        """Act on it; whether the lease has ended. Who is connected is cut by its connection."""
+        self._table.charge(lease, judgement.charged_to)
+        if lease.state is LeaseState.LIVE:
+            return False
+        if judgement.revoked:
+            self._table.revoke(lease.owner, now)
+        elif not judgement.admitted:
+            self._table.stop_waiting(lease)
+        return judgement.revoked
 
     def live(self, owner: Owner) -> tuple[Lease, Holder] | None:
         """The lease of an owner and who holds it; None while nobody does."""
@@ -177,16 +256,21 @@ class LeaseRegistry(Service):
         label: str = "",
         limits: LeaseQuota | None = None,
         charged_to: str | None = None,
+        choice: PortChoice = ANY_PORT,
+        shown: Shown = NOTHING_SHOWN,
     ) -> Generator[Deferred[Any], Any, Grant]:
         """Grant, bind, commit; fires with the grant. Fails with RefusedError.
 
         Each grant begins a new generation, also for the holder that has the lease already.
         """
         stored = self._record.port_of(owner)
-        if self._commits.failing and (stored is None or wanted_port not in (None, stored)):
+        moves = wanted_port not in (None, stored) or self._is_parked(owner)
+        if self._commits.failing and (stored is None or moves):
             raise unstorable()
         if wanted_port is not None:
             self._bind_wanted(owner, wanted_port)
+        else:
+            wanted_port = yield from self._bind_place(owner, choice)
         before = self._held_by(owner, holder)
         grant = self._grant(
             owner,
@@ -196,6 +280,8 @@ class LeaseRegistry(Service):
             label=label,
             limits=limits,
             charged_to=charged_to,
+            choice=choice,
+            shown=shown,
         )
         try:
             yield from self._bind(grant)
@@ -204,13 +290,42 @@ class LeaseRegistry(Service):
             self._not_stored(grant, before)
         if not self._table.is_current(grant):
             raise self._overtaken(grant)
-        log.info(
+        self.say(
             "leased port {port} to {key} at {source}",
             port=grant.lease.port,
             key=key_fingerprint(owner.identity.net_key),
             source=source,
         )
         return grant
+
+    def _is_parked(self, owner: Owner) -> bool:
+        lease = self._table.of_owner(owner)
+        return lease is not None and lease.state is LeaseState.PARKED
+
+    def say(self, line: str, **fields: object) -> None:
+        """Tell the log about a lease, or count the line: who is let in causes them at will."""
+        self._lines.say(self._reactor.seconds(), line, **fields)
+
+    def _bind_place(
+        self, owner: Owner, choice: PortChoice
+    ) -> Generator[Deferred[Any], Any, int | None]:
+        """The port that a lease has to move to by its rules, bound; None: it need not.
+
+        One that another program has is left out. Raises RefusedError.
+        """
+        tries = 0
+        while True:
+            port = self._table.place_for(owner, choice)
+            if port is None:
+                return None
+            try:
+                self._bind_wanted(owner, port)
+            except RefusedError:
+                tries += 1  # it is busy now, and the next is another
+                if tries % BINDS_PER_TURN == 0:
+                    yield deferLater(self._reactor, 0)
+            else:
+                return port
 
     def _bind_wanted(self, owner: Owner, port: int) -> None:
         """Before anything else changes: what cannot be bound leaves the lease where it is."""
@@ -224,8 +339,8 @@ class LeaseRegistry(Service):
             log.warn("port {port} is busy: {error}", port=port, error=error)
             self._table.wanted_is_busy(port, now)
             self._note_changes()
-            reason = f"port {port} is in use by another program"
-            raise RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, reason) from None
+            reason = f"port {port} is in use by another program: ask for another, or for any"
+            raise RefusedError(pb.REFUSAL_ADDRESS_UNAVAILABLE, reason, BUSY_SECONDS) from None
 
     def _grant(
         self,
@@ -247,7 +362,8 @@ class LeaseRegistry(Service):
         finally:
             self._note_changes()  # a refusal changes nothing, but the time that passed may
         if grant.moved_from is not None:
-            log.info("moved from port {old} to {new}", old=grant.moved_from, new=wanted_port)
+            new = grant.lease.port
+            self.say("moved from port {old} to {new}", old=grant.moved_from, new=new)
         former, self._holders[owner] = self._holders.get(owner), holder
         if former is not None and before is not None:
             self._tell_former(former, holder, before, grant)
@@ -256,7 +372,7 @@ class LeaseRegistry(Service):
     def _tell_former(self, former: Holder, holder: Holder, before: Lease, grant: Grant) -> None:
         if former is not holder:
             source = grant.lease.source
-            log.info("taken over port {port} by {source}", port=before.port, source=source)
+            self.say("taken over port {port} by {source}", port=before.port, source=source)
             former.lease_lost(before, "taken_over")
         elif grant.moved_from is not None:
             former.lease_lost(before, "moved")
@@ -338,11 +454,14 @@ class LeaseRegistry(Service):
         lease = self._table.of_owner(owner)
         assert lease is not None, "it was live a moment ago"
         del self._holders[owner]
-        log.info(
-            "node gone from port {port}, remembered for {seconds:.0f} s",
-            port=lease.port,
-            seconds=self._times.ttl,
-        )
+        now = self._reactor.seconds()
+        # It may be gone because it is not admitted any more.
+        if self._judge is None or not self._judged(lease, self._judge(lease), now):
+            self.say(
+                "node gone from port {port}, remembered for {seconds:.0f} s",
+                port=lease.port,
+                seconds=self._times.ttl,
+            )
         self._note_changes()
         self._commits.in_background()
 
@@ -387,7 +506,7 @@ class LeaseRegistry(Service):
         self._unbind_unused(changes.ports)
         for ended in changes.ended:
             if ended.outcome != "moved":  # that one is told with its new port
-                log.info("{outcome} port {port}", outcome=ended.outcome, port=ended.lease.port)
+                self.say("{outcome} port {port}", outcome=ended.outcome, port=ended.lease.port)
         self._record.ended(changes.ended)
         self._commits.mark(changes)
 
@@ -409,4 +528,5 @@ class LeaseRegistry(Service):
 
 def unstorable() -> RefusedError:
     """Nothing is announced that a crash would lose."""
-    return RefusedError(pb.REFUSAL_EXHAUSTED, "the lease cannot be stored now", RETRY_SECONDS)
+    reason = "the lease cannot be stored now: the relay's log says why"
+    return RefusedError(pb.REFUSAL_EXHAUSTED, reason, RETRY_SECONDS)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from proxyservice.leases.lease import EndedLease, Lease, LeaseState, Owner
-from proxyservice.leases.quota import counted_source
+from proxyservice.leases.lease import NOTHING_SHOWN, EndedLease, Lease, LeaseState, Owner, Shown
+from proxyservice.leases.quota import counted_source, token_pool
 from proxyservice.leases.table import LeaseTable
 
 QUARANTINED = "quarantined"
@@ -33,6 +33,8 @@ class Row:
     heard: float = 0.0
     source: str = ""
     label: str = ""
+    homes: tuple[int, ...] = ()
+    shown: Shown = NOTHING_SHOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +93,21 @@ def row_of(table: LeaseTable, port: int, now: float, ahead: float, wall: WallClo
         heard + wall.shown,
         lease.source,
         lease.label,
+        lease.homes,
+        lease.shown,
     )
 
 
 def restore(table: LeaseTable, row: Row, heartbeat: float, now: float, wall: WallClock) -> bool:
-    """Put a stored port back; False when its time is over or it is outside the range.
+    """Put a stored port back; False when its time is over, or another row has it.
 
-    A lease that ended unnoticed, just before its service did, leaves its port in quarantine.
+    A port outside the range is parked. A lease that ended unnoticed, just before its service
+    did, leaves its port in quarantine.
     """
     left = row.expires - heartbeat
     if row.state == QUARANTINED or row.owner is None:
         return left > 0 and table.restore_quarantine(row.port, row.owner, now + left)
-    if left > 0 and table.restore(_lease(row, row.owner, heartbeat, now, wall)):
+    if left > 0 and table.restore(_lease(row, row.owner, heartbeat, now, wall), now):
         return True
     kept = min(left, 0.0) + table.times.quarantine
     if kept > 0:
@@ -120,11 +125,18 @@ def _lease(row: Row, owner: Owner, heartbeat: float, now: float, wall: WallClock
         promised_until=min(now + row.promised - heartbeat, now + left),
         expires_at=now + left,
         source=row.source,
-        charged_to=counted_source(row.source),
+        charged_to=pool_of(row.source, row.shown),
         since=row.since - wall.shown,
         heard_at=row.heard - wall.shown,
         label=row.label,
+        homes=row.homes,
+        shown=row.shown,
     )
+
+
+def pool_of(source: str, shown: Shown) -> str:
+    """What a stored lease counts for, until the operator's files are asked."""
+    return token_pool(shown.token) if shown.token else counted_source(source)
 
 
 def past_lease(ended: EndedLease, wall: WallClock) -> PastLease:

@@ -1,7 +1,8 @@
 """The tables of the store, and how older ones become them.
 
 Version 1 knew live, remembered and quarantined ports by one expiry; version 2
-adds states, labels, the two ends of a proved lease, and the history.
+adds states, labels, the two ends of a proved lease, and the history; version 3
+the ports that a lease goes back to, and what its node showed beside its key.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 
 from proxyservice.errors import StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 
@@ -54,8 +55,12 @@ leases = sa.Table(
     sa.Column("promised", sa.Float, nullable=False, server_default="0"),
     sa.Column("expires", sa.Float, nullable=False),
     *_description_columns(),
+    # Ports with commas; names with line ends.
+    sa.Column("homes", sa.Text, nullable=False, server_default=""),
+    sa.Column("token", sa.Text, nullable=False, server_default=""),
+    sa.Column("certificates", sa.Text, nullable=False, server_default=""),
 )
-"""One row for each port that is leased or in quarantine."""
+"""One row for each port that is leased or in quarantine, in the range or not."""
 
 history = sa.Table(
     "history",
@@ -86,6 +91,16 @@ _FROM_VERSION_1 = (
     "UPDATE proxyservice SET schema_version = 2",
 )
 
+_FROM_VERSION_2 = (
+    "ALTER TABLE leases ADD COLUMN homes TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE leases ADD COLUMN token TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE leases ADD COLUMN certificates TEXT NOT NULL DEFAULT ''",
+    "UPDATE proxyservice SET schema_version = 3",
+)
+
+_STEPS = {1: _FROM_VERSION_1, 2: _FROM_VERSION_2}
+"""From each older version to the next."""
+
 
 def version_of(connection: sa.Connection) -> int | None:
     """The version of a store, None of an empty one. Raises StoreError on what is no store."""
@@ -95,8 +110,8 @@ def version_of(connection: sa.Connection) -> int | None:
     if not {"proxyservice", "leases"} <= tables:
         raise StoreError(f"it is the database of something else, with {', '.join(sorted(tables))}")
     newest = connection.execute(sa.select(sa.func.max(clock.c.schema_version))).scalar()
-    if newest is None:
-        return SCHEMA_VERSION if "history" in tables else 1
+    if newest is None:  # its first start did not get as far
+        return _version_by_shape(connection, tables)
     if newest > SCHEMA_VERSION:
         raise StoreError(
             f"a newer version wrote it (schema {newest}, this program knows "
@@ -105,9 +120,17 @@ def version_of(connection: sa.Connection) -> int | None:
     return int(newest)
 
 
+def _version_by_shape(connection: sa.Connection, tables: set[str]) -> int:
+    if "history" not in tables:
+        return 1
+    columns = {column["name"] for column in sa.inspect(connection).get_columns("leases")}
+    return SCHEMA_VERSION if "homes" in columns else 2
+
+
 def prepare(connection: sa.Connection) -> None:
     """Create the tables or bring them up to date, within the caller's transaction."""
-    if version_of(connection) == 1:
-        for statement in _FROM_VERSION_1:
+    found = version_of(connection)
+    for version in range(SCHEMA_VERSION if found is None else found, SCHEMA_VERSION):
+        for statement in _STEPS[version]:
             connection.exec_driver_sql(statement)
     metadata.create_all(connection)

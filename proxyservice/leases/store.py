@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from proxyservice.errors import StartError, StoreError
-from proxyservice.leases.lease import Identity, Owner
+from proxyservice.leases.lease import Identity, Owner, Shown
 from proxyservice.leases.rows import Batch, PastLease, Row
 from proxyservice.leases.schema import SCHEMA_VERSION, clock, history, leases, prepare
 from proxyservice.ownership import check_directory, check_own
@@ -29,6 +29,10 @@ MOST_PAST_LEASES = 1_000_000
 
 FORGOTTEN_AT_ONCE = 10_000
 """Rows of the history that go with one heartbeat; more would hold grants up."""
+
+FORGOTTEN_FOR_EACH = 2
+"""Rows that go for each new one: so the history never grows beyond its bounds, and comes back to
+them when they are made narrower."""
 
 FILE_NAME = "leases.sqlite"
 
@@ -140,16 +144,17 @@ class LeaseStore:
             connection.execute(_UPSERT, [own | _row_values(row) for row in batch.rows])
         if batch.past:
             connection.execute(_PAST, [own | _past_values(past) for past in batch.past])
+            self._forget(connection, batch.forget_before, FORGOTTEN_FOR_EACH * len(batch.past))
         if batch.heartbeat is not None:
             of_network = clock.c.network_id == self._network_id
             connection.execute(sa.update(clock).where(of_network), {"heartbeat": batch.heartbeat})
-            self._forget(connection, batch.forget_before)
+            self._forget(connection, batch.forget_before, FORGOTTEN_AT_ONCE)
 
-    def _forget(self, connection: sa.Connection, before: float) -> None:
+    def _forget(self, connection: sa.Connection, before: float, most: int) -> None:
         newest = connection.execute(sa.select(sa.func.max(history.c.id))).scalar() or 0
         old = (history.c.network_id == self._network_id) & (history.c.until < before)
         for too_much in (old, history.c.id <= newest - MOST_PAST_LEASES):
-            some = sa.select(history.c.id).where(too_much).limit(FORGOTTEN_AT_ONCE)
+            some = sa.select(history.c.id).where(too_much).limit(most)
             connection.execute(sa.delete(history).where(history.c.id.in_(some)))
 
     def close(self) -> None:
@@ -263,6 +268,8 @@ def read_rows(connection: sa.Connection, network_id: int) -> list[Row]:
             found["heard"],
             found["source"],
             found["label"],
+            tuple(map(int, found["homes"].split(",") if found["homes"] else ())),
+            Shown(found["token"], tuple(found["certificates"].split("\n")[:-1])),
         )
         for found in connection.execute(chosen).mappings()
     ]
@@ -298,6 +305,9 @@ def _row_values(row: Row) -> dict[str, object]:
         "heard": row.heard,
         "source": row.source,
         "label": row.label,
+        "homes": ",".join(map(str, row.homes)),
+        "token": row.shown.token,
+        "certificates": "".join(f"{name}\n" for name in row.shown.certificates),
     }
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 
 from twisted.logger import Logger
 
 from proxyservice.errors import RefusedError, StartError
-from proxyservice.leases.lease import Lease, LeaseQuota
+from proxyservice.leases.lease import Lease, LeaseQuota, Shown
+from proxyservice.leases.quota import KNOWN, counted_source, token_pool
+from proxyservice.leases.registry import Judgement
 from proxyservice.server.policy import Policy
 from proxyservice.server.rules import Rules
 from proxyservice.server.tokens import KnownToken, Tokens
@@ -26,8 +29,8 @@ from proxyservice.wire.identity import key_fingerprint
 UNLIMITED = 1 << 31
 """Leases: more than there are ports."""
 
-CHARGED_TO_TOKEN = "token "  # noqa: S105 - the word, and no token
-"""In front of a token's name, what its leases are charged to; no address begins like this."""
+MOST_NAMES = 8
+"""Names of a certificate that are stored with a lease."""
 
 log = Logger()
 
@@ -46,6 +49,12 @@ class Caller:
     def token_name(self) -> str:
         """Of whom its token was given to; empty without one."""
         return "" if self.token is None else self.token.name
+
+    @property
+    def shown(self) -> Shown:
+        """What its leases keep of it, so that the files can be asked when it is gone."""
+        fit = (name for name in self.certificates if name.isprintable() and len(name) < 256)
+        return Shown(self.token_name, tuple(fit)[:MOST_NAMES])
 
 
 NOBODY = Caller()
@@ -136,10 +145,13 @@ class Access:
         rules = self.rules(caller)
         if rules.admit is False:
             whose = f" with key {caller.key}" if caller.key else ""
-            reason = f"the relay's policy does not admit this node{whose}"
+            reason = f"the relay's policy does not admit this node{whose}: `admit` there lifts it"
             raise RefusedError(pb.REFUSAL_DENIED, reason)
         if rules.keys is not None and caller.key not in rules.keys:
-            reason = f"key {caller.key} is not one of its token or certificate"
+            reason = (
+                f"key {caller.key} is not one of its token or certificate: `keys` in the relay's "
+                "policy has those"
+            )
             raise RefusedError(pb.REFUSAL_DENIED, reason)
 
     def has_ended(self) -> bool:
@@ -157,15 +169,10 @@ class Access:
         return self._policy.rules(caller.key, caller.token_name, caller.certificates)
 
     def rules_while_away(self, lease: Lease) -> Rules:
-        """The same as far as a lease tells whose it is: its key or token, not its certificate."""
-        identity, charged_to = lease.owner.identity, lease.charged_to
+        """The same for a node that is away, from what its lease keeps of it."""
+        identity, shown = lease.owner.identity, lease.shown
         key = key_fingerprint(identity.net_key) if identity.proved else ""
-        token = (
-            charged_to.removeprefix(CHARGED_TO_TOKEN)
-            if charged_to.startswith(CHARGED_TO_TOKEN)
-            else ""
-        )
-        return self._policy.rules(key, token, ())
+        return self._policy.rules(key, shown.token, shown.certificates)
 
     def quota(self, caller: Caller, usual: LeaseQuota | None) -> LeaseQuota | None:
         """How many leases it may have; None: any number.
@@ -174,19 +181,55 @@ class Access:
         A token's leases are counted together, whichever keys they belong to.
         """
         rules = self.rules(caller)
-        known = caller.token is not None or self._policy.has_entry(
-            caller.key, caller.token_name, caller.certificates
-        )
+        known = caller.token is not None or self._has_entry(caller)
         if rules.leases is None:
             return None if known else usual
         if caller.token is not None:
-            return LeaseQuota(per_key=UNLIMITED, per_source=rules.leases)
-        per_source = UNLIMITED if known or usual is None else usual.per_source
-        return LeaseQuota(per_key=rules.leases, per_source=per_source)
+            lifted = f"`leases` of tokens.{caller.token_name} in --policy"
+            return LeaseQuota(UNLIMITED, rules.leases, UNLIMITED, source_lifted_by=lifted)
+        if known or usual is None:
+            lifted = "`leases` of its entry in --policy"
+            return LeaseQuota(rules.leases, UNLIMITED, UNLIMITED, key_lifted_by=lifted)
+        lifted = "`leases` in --policy, or an entry there"
+        return replace(usual, per_key=rules.leases, key_lifted_by=lifted)
 
     def charged_to(self, caller: Caller) -> str | None:
         """What its leases count for; None: the address that it comes from."""
-        return f"{CHARGED_TO_TOKEN}{caller.token_name}" if caller.token is not None else None
+        if caller.token is not None:
+            return token_pool(caller.token_name)
+        return KNOWN if self._has_entry(caller) else None
+
+    def _has_entry(self, caller: Caller) -> bool:
+        return self._policy.has_entry(caller.key, caller.token_name, caller.certificates)
+
+    # ---------------------------------------------- of leases whose node is gone
+
+    def judge(self, lease: Lease) -> Judgement:
+        """What the files say of a lease, from what it keeps of its node.
+
+        Revoked is a lease whose node the policy does not admit, or whose token's name is in no
+        line of the token file any more. A token that has ended, or is needed now and was not,
+        may be replaced: visitors do not wait for such a node, and its address stays.
+        """
+        identity, shown = lease.owner.identity, lease.shown
+        key = key_fingerprint(identity.net_key) if identity.proved else ""
+        rules = self.rules_while_away(lease)
+        denied = rules.admit is False or (rules.keys is not None and key not in rules.keys)
+        ends = self._tokens.ends_of(shown.token) if self._tokens is not None else inf
+        known = self._policy.has_entry(key, shown.token, shown.certificates)
+        return Judgement(
+            charged_to=_pool(lease, known=known),
+            admitted=ends is not None and self._wall() < ends,
+            revoked=denied or (bool(shown.token) and ends is None),
+        )
+
+
+def _pool(lease: Lease, *, known: bool) -> str:
+    token = lease.shown.token
+    if token or known:
+        return token_pool(token) if token else KNOWN
+    # Perhaps it has counted for where it was before, for want of room.
+    return counted_source(lease.source) if lease.charged_to == KNOWN else lease.charged_to
 
 
 def _read_again(path: Path | None, read: Callable[[Path], _File]) -> _File | StartError | None:

@@ -30,6 +30,11 @@ class Buckets:
         self._forget(now)
         return wait
 
+    def wait_seconds(self, key: Hashable, now: float, per_second: float, burst: float) -> float:
+        """What `take` would return; counts nothing."""
+        until, _ = self._spent.get(key, (-inf, 0.0))
+        return max(0.0, max(until, now - burst / per_second) + 1 / per_second - now)
+
     def _forget(self, now: float) -> None:
         for _ in range(2):
             key, (until, span) = next(iter(self._spent.items()))

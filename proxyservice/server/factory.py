@@ -24,6 +24,7 @@ from proxyservice.net.turns import Share, Turns
 from proxyservice.server.access import Access
 from proxyservice.server.admission import Admission
 from proxyservice.server.descriptors import Descriptors
+from proxyservice.server.lease_changes import LeaseChanges
 from proxyservice.server.main import MainConnection
 from proxyservice.server.memory import Memory
 from proxyservice.server.pace import UNHURRIED, Pace, PacedRelayVisitor
@@ -108,6 +109,7 @@ class MainFactory(Factory):
         )
         self.sources = Sources(settings)
         self.gate = VisitorGate(settings, self.sources, self.memory, now)
+        self.lease_changes = LeaseChanges(settings, now)
         self.takeovers = Takeovers(registry, deadlines, now, limits, settings.times.ttl)
         self.port_queue = PortQueue(registry, deadlines, now, limits)
         self.connections: set[MainConnection] = set()
@@ -244,7 +246,10 @@ class MainFactory(Factory):
         return welcome
 
     def check_access(self) -> None:
-        """After a change: end the connection of whoever would not be let in any more."""
+        """After a change: end the connection of whoever would not be let in any more.
+
+        Then the same for leases whose node is away, those that were just left included.
+        """
         self.registry.reserve(self.access.own_ports, self.access.on_own_port)
         self._check_some(list(self.connections))
         for visitor in self.waiting_room:
@@ -257,6 +262,8 @@ class MainFactory(Factory):
         rest = connections[CHECKED_IN_A_TURN:]
         if rest:
             self.next_turn(lambda: self._check_some(rest))
+        else:
+            self.registry.review(self.access.judge)
 
     def _check_waiting(self, visitor: WaitingVisitor) -> None:
         found = self.registry.visited(visitor.proxy_port)
@@ -273,6 +280,7 @@ class MainFactory(Factory):
     def watch_access(self) -> None:
         """What the files say holds, and what ends by itself is seen, from now on."""
         self.registry.reserve(self.access.own_ports, self.access.on_own_port)
+        self.registry.review(self.access.judge)
         self.deadlines.set(_AccessWatch(self), self.now() + ACCESS_WATCH_SECONDS)
 
     def _let_windows_grow(self, grow: bool) -> None:

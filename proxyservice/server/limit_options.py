@@ -14,6 +14,15 @@ from proxyservice.units import parse_duration, parse_size
 OWN_OPTIONS = frozenset({"max_frame_bytes", "inflate_check_bytes"})
 """Limits that have options of their own."""
 
+CLAIMED = "claimed-leases-per-source"
+
+QUOTAS = {
+    "leases-per-key": "per_key",
+    "leases-per-source": "per_source",
+    CLAIMED: "claimed_per_source",
+}
+"""Limits of leases, and which field of `LeaseQuota` each is."""
+
 LARGEST = 1 << 31
 """Of counts and rates: beyond it nobody means what they say."""
 
@@ -28,7 +37,7 @@ class Limits:
     @classmethod
     def parse(cls, texts: Iterable[str], service: ServiceLimits) -> Limits:
         """`service` and the usual quota, but for what these say. Raises ValueError."""
-        limits = cls(service, LeaseQuota())
+        limits, texts = cls(service, LeaseQuota()), list(texts)
         for text in texts:
             name, equals, value = text.partition("=")
             if not equals or name not in _READERS:
@@ -40,7 +49,15 @@ class Limits:
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             limits = replace(limits, **{part: changed})
-        return limits
+        return limits._of_both_kinds(name.partition("=")[0] for name in texts)
+
+    def _of_both_kinds(self, names: Iterable[str]) -> Limits:
+        """`leases-per-source` alone says it of claimed identities too."""
+        named = set(names)
+        if "leases-per-source" not in named or CLAIMED in named:
+            return self
+        both = replace(self.quota, claimed_per_source=self.quota.per_source)
+        return replace(self, quota=both)
 
 
 def names() -> dict[str, Any]:
@@ -88,8 +105,8 @@ def _readers() -> dict[str, tuple[str, str, Callable[[str], Any]]]:
         if field.name not in OWN_OPTIONS:
             reader = _reader(field.name, field.default)
             found[field.name.replace("_", "-")] = ("service", field.name, reader)
-    for field in fields(LeaseQuota):
-        found["leases-" + field.name.replace("_", "-")] = ("quota", field.name, _count)
+    for name, field_name in QUOTAS.items():
+        found[name] = ("quota", field_name, _count)
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proxyservice.leases.lines import LINES_PER_SECOND
 from proxyservice.leases.takeovers import BURST, SECONDS_EACH
 from proxyservice.net.keepalive import (
     KEEPALIVE_IDLE_SECONDS,
@@ -106,6 +107,15 @@ class ServiceLimits:
     port_wait_seconds: float = 600.0
     # Lines of the log about nodes; as many about visitors. What a stranger can cause at will.
     refusals_logged_a_second: float = 20.0
+    # The same about leases: whoever is let in can ask and release for ever.
+    leases_logged_a_second: float = LINES_PER_SECOND
+    # Leases that begin or move, a second and at once. Each is a row of the history; a node with
+    # many targets begins as many, and who comes back begins none.
+    lease_changes_per_key: float = 1.0
+    lease_burst_per_key: float = 64.0
+    # Of one source, of proved and claimed keys together, or of one token: three times its quota.
+    lease_changes_per_source: float = 1.0
+    lease_burst_per_source: float = 256.0
     # Requests of one connection that wait for the store.
     pending_requests: int = 64
 

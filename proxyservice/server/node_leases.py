@@ -21,7 +21,7 @@ from proxyservice.errors import RefusedError
 from proxyservice.leases.lease import Grant, Lease, Owner
 from proxyservice.server.lease_request import LeaseRequest
 from proxyservice.server.lease_visitors import Holding, LeaseVisitors
-from proxyservice.server.port_choice import choose_port
+from proxyservice.server.port_choice import check_wish
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from proxyservice.server.factory import MainFactory
     from proxyservice.server.main import MainConnection
 
+
+MODE_DENIED = "the relay's policy does not allow this mode: `modes` in --policy has those it does"
 
 FULL_RETRY_SECONDS = 5.0
 """A node that finds no descriptor left may ask again after this long."""
@@ -120,7 +122,7 @@ class NodeLeases:
     def _check_mode(self, request: LeaseRequest, own: Holding | None) -> None:
         """Streams need the feature; frames do not name a lease, so one lease may have them."""
         if not self._connection.rules.allows_mode(request.mode):
-            raise RefusedError(pb.REFUSAL_DENIED, "the relay's policy does not allow this mode")
+            raise RefusedError(pb.REFUSAL_DENIED, MODE_DENIED)
         if request.mode == pb.MODE_STREAMS:
             if self._connection.switch is None:
                 raise RefusedError(pb.REFUSAL_DENIED, "streams were not agreed in Hello")
@@ -145,22 +147,27 @@ class NodeLeases:
         if not self._factory.take_port(self._connection):
             why = "the relay has no descriptor left for another port"
             raise RefusedError(pb.REFUSAL_EXHAUSTED, why, FULL_RETRY_SECONDS)
-        access, connection = self._factory.access, self._connection
-        return self._factory.registry.acquire(
-            holding.owner,
+        factory, connection = self._factory, self._connection
+        registry, rules = factory.registry, connection.rules
+        owner, charged_to = holding.owner, factory.access.charged_to(connection.caller)
+        check_wish(registry, request.wanted_port, rules)
+        changes = registry.is_new(owner, request.wanted_port)
+        if changes:
+            factory.lease_changes.check(owner.identity, connection.source, charged_to)
+        granted = registry.acquire(
+            owner,
             self,
             connection.source,
-            wanted_port=choose_port(
-                self._factory.registry,
-                holding.owner,
-                request.wanted_port,
-                connection.rules,
-                access.own_ports,
-            ),
+            wanted_port=request.wanted_port,
             label=request.label,
-            limits=self._factory.quota(connection),
-            charged_to=access.charged_to(connection.caller),
+            limits=factory.quota(connection),
+            charged_to=charged_to,
+            choice=rules.port_choice,
+            shown=connection.caller.shown,
         )
+        if changes and not registry.is_new(owner, request.wanted_port):  # else it was refused
+            factory.lease_changes.count(owner.identity, connection.source, charged_to)
+        return granted
 
     def _granted(self, grant: Grant, holding: Holding) -> None:
         self._pending -= 1

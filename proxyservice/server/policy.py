@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from proxyservice.errors import StartError
+from proxyservice.leases.port_set import PortSet
 from proxyservice.server.networks import Networks
 from proxyservice.server.rules import ANYTHING, MODES, Rules
 from proxyservice.text import decode_text
@@ -161,8 +162,9 @@ def _strings(value: object) -> list[str]:
     return value
 
 
-def _ports(value: object) -> tuple[range, ...]:
-    return tuple(map(parse_port_range, [value] if isinstance(value, str) else _strings(value)))
+def _ports(value: object) -> PortSet:
+    written = [value] if isinstance(value, str) else _strings(value)
+    return PortSet.of_ranges(map(parse_port_range, written))
 
 
 def _modes(value: object) -> frozenset[int]:

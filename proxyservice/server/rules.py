@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from ipaddress import ip_address
 
+from proxyservice.leases.lease import PortChoice
+from proxyservice.leases.port_set import PortSet
 from proxyservice.server.networks import Networks
 from proxyservice.wire import proxyservice_pb2 as pb
 
@@ -17,7 +18,7 @@ class Rules:
     admit: bool | None = None
     leases: int | None = None
     port: int | None = None  # this node's own, always, and nobody else's
-    ports: tuple[range, ...] | None = None
+    ports: PortSet | None = None
     modes: frozenset[int] | None = None
     visitors: int | None = None  # open, of each lease
     visitors_per_second: float | None = None  # new, of each lease
@@ -39,22 +40,10 @@ class Rules:
         """Whether a lease may carry this (`MODE_MESSAGES`, `MODE_STREAMS`)."""
         return self.modes is None or mode in self.modes
 
-    def allows_port(self, port: int) -> bool:
-        """Whether a lease may have it."""
-        return port == self.port or self.ports is None or any(port in one for one in self.ports)
-
     @property
-    def chosen_ports(self) -> Iterator[int] | None:
-        """The ports to try in this order; None: any will do."""
-        if self.ports is None and self.port is None:
-            return None
-        return self._chosen()
-
-    def _chosen(self) -> Iterator[int]:
-        if self.port is not None:
-            yield self.port
-        for one in self.ports or ():
-            yield from one
+    def port_choice(self) -> PortChoice:
+        """Where its leases may be."""
+        return PortChoice(self.port, self.ports)
 
     def allows_visitor(self, host: str) -> bool:
         """Whether a visitor from this canonical address may come; the longest network decides."""

@@ -51,7 +51,7 @@ class ServiceSettings:
             lease_ttl_ms=int(self.times.ttl * 1000),
             proved_ttl_ms=int(self.times.proved_ttl * 1000),
             hold_ms=int(self.times.hold * 1000),
-            max_leases=0 if quota is None else min(quota.per_key, quota.per_source),
+            max_leases=0 if quota is None else min(quota.per_key, quota.of_source(proved=proved)),
             max_streams=self.limits.streams_per_connection,
             max_frame_bytes=self.limits.max_frame_bytes,
         )

@@ -232,7 +232,7 @@ class _Contender:
         return self._probe.alive(now)
 
     def _refused(self, lease: Lease) -> RefusedError:
-        log.info(
+        self._takeovers.registry.say(
             "the claimed holder of port {port} is alive: {source} does not get it",
             port=lease.port,
             source=self._newcomer.connection.source,

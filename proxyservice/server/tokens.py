@@ -45,6 +45,8 @@ class Tokens:
 
     known: dict[bytes, KnownToken]
     ends: list[float]
+    names: dict[str, float]
+    """When the last token of each name ends."""
 
     @classmethod
     def read(cls, path: Path) -> Tokens:
@@ -71,7 +73,14 @@ class Tokens:
                 raise StartError(f"{path}, line {number}: {error}") from None
             if token is not None:
                 known[token.id] = token
-        return cls(known, sorted(token.ends for token in known.values()))
+        names: dict[str, float] = {}
+        for token in known.values():
+            names[token.name] = max(token.ends, names.get(token.name, 0.0))
+        return cls(known, sorted(token.ends for token in known.values()), names)
+
+    def ends_of(self, name: str) -> float | None:
+        """When the last token of this name ends; None: it has none."""
+        return self.names.get(name)
 
     def verify(self, proof: pb.Proof, signed: bytes, wall_now: float) -> KnownToken:
         """The token that signed these bytes. Raises RefusedError."""

@@ -22,7 +22,7 @@ from proxyservice.leases.quota import counted_source
 from proxyservice.leases.rows import Row, WallClock, restore, row_of
 from proxyservice.leases.table import LeaseTable
 from proxyservice.leases.unleased import BUSY_SECONDS
-from tests.leases.model import HELD, LIVE, REMEMBERED, Held, Model
+from tests.leases.model import HELD, LIVE, PARKED, REMEMBERED, Held, Model
 
 STEADY = 1000.0
 """From the table's clock to stored time; another one after each crash."""
@@ -45,6 +45,7 @@ class Joined:
         busy_seconds: float = BUSY_SECONDS,
     ) -> None:
         self.ports, self.times, self.table_class = ports, times, table_class
+        self.all_ports = set(ports)  # of every range there was
         self.epoch = 1
         self.table = table_class(ports, times, self.epoch)
         self.model = Model(ports, times, busy_seconds)
@@ -123,6 +124,9 @@ class Joined:
             if grant.fresh:
                 model.leases.remove(mine)
                 model.busy[old] = model.now + model.busy_seconds
+            elif self._from_outside(grant):
+                self._park_again(mine, grant)
+                model.busy[old] = model.now + model.busy_seconds
             else:
                 model.node_gone(mine, hold=False)
         else:
@@ -130,7 +134,7 @@ class Joined:
             model.end_courtesy(grant.lease.port)
             mine.port = grant.lease.port
             model.busy[old] = model.now + model.busy_seconds
-            if not grant.fresh:
+            if not grant.fresh and not self._from_outside(grant):
                 model.kept[old] = (mine.owner, model.now + self.times.quarantine)
         self.check()
 
@@ -149,17 +153,31 @@ class Joined:
             if grant.fresh:
                 model.leases.remove(mine)
                 self._put_back(grant)
+            elif self._from_outside(grant):
+                self._park_again(mine, grant)
             else:
                 if grant.moved_from is not None and model.may_have(owner, grant.moved_from):
                     mine.port = grant.moved_from
                 model.node_gone(mine, hold=False)
         self.check()
 
+    def _from_outside(self, grant: Grant) -> bool:
+        return grant.moved_from is not None and grant.moved_from not in self.ports
+
+    def _park_again(self, mine: Held, grant: Grant) -> None:
+        assert grant.moved_from is not None
+        mine.port = grant.moved_from
+        self.model.kept.pop(mine.port, None)
+        mine.homes = tuple(port for port in mine.homes if port != mine.port)
+        self.model.node_gone(mine, hold=False)
+        mine.state = PARKED
+
     def _put_back(self, grant: Grant) -> None:
         for lost in grant.released:
             if self.model.of(lost.owner) is None and self.model.may_have(lost.owner, lost.port):
                 back = Held(lost.owner, lost.port, lost.generation, lost.charged_to, REMEMBERED)
                 back.promised, back.expires = lost.promised_until, lost.expires_at
+                back.homes = lost.homes
                 self.model.leases.append(back)
                 self.model.remember(back)
 
@@ -177,25 +195,29 @@ class Joined:
 
     # --------------------------------------------------------------- crashes
 
-    def crash(self, clock_at_start: float = 0.0) -> None:
-        """kill -9, and a start on a monotonic clock that says something else."""
+    def crash(self, clock_at_start: float = 0.0, ports: range | None = None) -> None:
+        """kill -9, and a start on another monotonic clock, perhaps with another range."""
         model = self.model
         before = {one.owner: one for one in model.leases}
-        quarantined = {port: model.kept[port] for port in model.with_status("quarantined")}
+        quarantined = {
+            port: model.kept[port] for port in self.all_ports if model.status(port) == "quarantined"
+        }
         left = {
             one.owner: (one.promised - model.now, one.expires - model.now)
             for one in before.values()
         }
         since_heartbeat = model.now + self.steady - self.heartbeat
         self.epoch += 1
+        self.ports = model.ports = ports or self.ports
+        self.all_ports.update(self.ports)
         old_now, model.now = model.now, clock_at_start
         self.steady = STEADY + old_now - clock_at_start + 7.0
         self.table = self.table_class(self.ports, self.times, self.epoch)
         for row in sorted(self.rows.values(), key=lambda row: row.heard):
             restore(self.table, row, self.heartbeat, model.now, WallClock(self.steady, self.steady))
         assert {lease.owner: lease.port for lease in self.table} == {
-            owner: one.port for owner, one in before.items()
-        }, "every lease is there after a crash, on its port"
+            owner: self._restored_at(one) for owner, one in before.items()
+        }, "every lease is there after a crash, on its port or the one that it had before"
         for lease in self.table:
             self._took_back(before[lease.owner], left[lease.owner], since_heartbeat)
         model.busy.clear()
@@ -215,10 +237,17 @@ class Joined:
             if mine.state != LIVE:
                 assert is_left <= least + since_heartbeat + 1e-6, "and lengthens by little"
         assert lease.charged_to == counted_source(lease.source)
-        mine.state, mine.generation, mine.charged = REMEMBERED, 0, lease.charged_to
+        assert (lease.state.value == PARKED) == (lease.port not in self.ports)
+        mine.state, mine.generation, mine.charged = lease.state.value, 0, lease.charged_to
+        if lease.port != mine.port:
+            mine.homes = mine.homes[: mine.homes.index(lease.port)]
+            mine.port = lease.port
         mine.promised, mine.expires = lease.promised_until, lease.expires_at
         mine.left = [one.owner for one in self.table].index(mine.owner) + 1
         self.model.departures = max(self.model.departures, len(self.table))
+
+    def _restored_at(self, mine: Held) -> int:
+        return next((port for port in mine.homes if port in self.ports), mine.port)
 
     def _keep_again(
         self,
@@ -226,8 +255,13 @@ class Joined:
         old_now: float,
         since_heartbeat: float,
     ) -> None:
-        kept = {port: found for port in self.ports if (found := self.table.kept(port)) is not None}
+        kept = {
+            port: found for port in self.all_ports if (found := self.table.kept(port)) is not None
+        }
         for port, (owner, until) in quarantined.items():
+            if self.table.at_port(port) is not None:
+                assert self.table.at_port(port).owner == owner, "home again"
+                continue
             assert port in kept, "quarantine survives"
             assert kept[port][0] == owner
             assert 0 <= kept[port][1] - self.model.now - (until - old_now) <= since_heartbeat + 1e-6
@@ -245,7 +279,7 @@ class Joined:
 
     def _all(self) -> object:
         leases = sorted((replace(lease) for lease in self.table), key=lambda one: one.port)
-        return leases, self.table.counts(), [self.table.kept(port) for port in self.ports]
+        return leases, self.table.counts(), [self.table.kept(port) for port in self.all_ports]
 
     def check(self) -> None:
         table, model = self.table, self.model
@@ -261,11 +295,20 @@ class Joined:
                 lease.promised_until,
                 lease.expires_at,
                 lease.charged_to,
+                lease.homes,
             )
             for lease in table
         }
         expected = {
-            one.owner: (one.port, one.state, one.generation, one.promised, one.expires, one.charged)
+            one.owner: (
+                one.port,
+                one.state,
+                one.generation,
+                one.promised,
+                one.expires,
+                one.charged,
+                one.homes,
+            )
             for one in model.leases
         }
         assert found == expected
@@ -279,7 +322,9 @@ class Joined:
         assert self.table.counts() == {name: states.count(name) for name in names}
         ports = [lease.port for lease in self.table]
         assert len(set(ports)) == len(ports), "one lease for each port"
-        assert set(ports) <= set(self.ports)
+        parked = {one.port for one in self.model.leases if one.state == PARKED}
+        assert set(ports) - parked <= set(self.ports)
+        assert self.table.parked == len(parked - set(self.ports)) == len(parked)
         for lease in self.table:
             assert self.table.at_port(lease.port) is self.table.of_owner(lease.owner) is lease
 
@@ -288,16 +333,22 @@ class Joined:
         for lease in leases:
             same = [one for one in leases if one.owner.identity == lease.owner.identity]
             assert counts.of_identity(lease.owner.identity) == len(same)
-            charged = [one for one in leases if one.charged_to == lease.charged_to]
-            assert counts.of_source(lease.charged_to) == len(charged)
-        assert len(counts) == len(
-            {one.owner.identity for one in leases} | {one.charged_to for one in leases}
-        ), "nothing is counted that is not there"
+            proved = lease.owner.identity.proved
+            charged = self.model.counted(lease.charged_to, lease.owner)
+            assert counts.of_source(lease.charged_to, proved=proved) == len(charged)
+        tallies: set[object] = {one.owner.identity for one in leases}
+        tallies |= {(one.charged_to, one.owner.identity.proved) for one in leases}
+        tallies |= {
+            (one.charged_to, one.owner.identity.net_key)
+            for one in leases
+            if not one.owner.identity.proved
+        }
+        assert len(counts) == len(tallies), "nothing is counted that is not there"
 
     def _check_rows(self) -> None:
         """What is on disk is what would be written now; of live leases it may be older."""
         wall = WallClock(self.steady, self.steady)
-        for port in self.ports:
+        for port in self.all_ports:
             now = row_of(self.table, port, self.model.now, self.times.ttl / 3, wall)
             stored = self.rows.get(port)
             if now is not None and now.state == LeaseState.LIVE.value and stored is not None:

@@ -12,7 +12,7 @@ from math import inf
 from proxyservice.leases.lease import LeaseQuota, LeaseTimes, Owner
 from proxyservice.wire import proxyservice_pb2 as pb
 
-LIVE, HELD, REMEMBERED = "live", "held", "remembered"
+LIVE, HELD, REMEMBERED, PARKED = "live", "held", "remembered", "parked"
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Held:
     expires: float = inf
     held_until: float = inf
     left: int = 0  # how many had left before this node did
+    homes: tuple[int, ...] = ()  # where it was before that was outside the range
 
 
 @dataclass
@@ -71,11 +72,14 @@ class Model:
     ) -> int | None:
         """The code that acquire has to be refused with, or None."""
         mine = self.of(owner)
-        has_it = wanted is None or (mine is not None and mine.port == wanted)
+        has_it = wanted is None or (
+            mine is not None and mine.port == wanted and mine.state != PARKED
+        )
         if not has_it and (wanted not in self.ports or not self.may_have(owner, wanted)):
             return pb.REFUSAL_ADDRESS_UNAVAILABLE
         if mine is not None:
-            return None
+            nowhere = mine.state == PARKED and wanted is None and not self.any_port(owner)
+            return pb.REFUSAL_EXHAUSTED if nowhere else None
         going = self.going(owner, charged, limits)
         if going is None:
             return pb.REFUSAL_QUOTA
@@ -89,16 +93,37 @@ class Model:
             return []
         going: list[Held] = []
         of_key = [one for one in self.leases if one.owner.identity == owner.identity]
-        of_source = [one for one in self.leases if one.charged == charged]
-        for same, most in ((of_key, limits.per_key), (of_source, limits.per_source)):
-            if len([one for one in same if one not in going]) < most:
+        proved, of_source = owner.identity.proved, self.counted(charged, owner)
+        most = limits.per_source
+        if not proved:
+            most = min(most, limits.claimed_per_source)
+        for same, most_of, by_key in (
+            (of_key, limits.per_key, False),
+            (of_source, most, not proved),
+        ):
+            if len([one for one in same if one not in going]) < most_of:
                 continue
-            oldest = sorted((o for o in same if o.state == REMEMBERED), key=lambda o: o.left)
+            mine = [one for one in same if one.owner.identity.net_key == owner.identity.net_key]
+            oldest = self.oldest(mine) if by_key else []
+            oldest = oldest or [one for one in self.oldest(same) if one.promised <= self.now]
             if not oldest:
                 return None
             if oldest[0] not in going:
                 going.append(oldest[0])
         return going
+
+    def counted(self, charged: str, owner: Owner) -> list[Held]:
+        """What a source has of this owner's kind, proved or claimed."""
+        return [
+            one
+            for one in self.leases
+            if one.charged == charged and one.owner.identity.proved == owner.identity.proved
+        ]
+
+    def oldest(self, leases: list[Held]) -> list[Held]:
+        """Those whose node is away, the one least recently heard first."""
+        away = [one for one in leases if one.state == REMEMBERED]
+        return sorted(away, key=lambda one: (one.promised, one.left))
 
     def any_port(self, owner: Owner) -> set[int]:
         """The ports that an owner without a wish may be given."""
@@ -135,10 +160,18 @@ class Model:
             self.leases.append(mine)
         else:
             allowed = {mine.port if wanted is None else wanted}
-            if wanted not in (None, mine.port):
+            if mine.state == PARKED:
+                allowed = self.any_port(owner) if wanted is None else {wanted}
+                self.end_courtesy(port)
+                mine.homes = (*(one for one in mine.homes if one != mine.port), mine.port)
+                if len(mine.homes) > 4:  # the first one counts, and the latest
+                    mine.homes = (mine.homes[0], *mine.homes[-3:])
+            if mine.port != port:
                 self.kept[mine.port] = (owner, self.now + self.times.quarantine)
-            counted = [one for one in self.leases if one.charged == charged]
-            if limits is None or len(counted) < limits.per_source:
+            most = 0 if limits is None else limits.per_source
+            if limits is not None and not owner.identity.proved:
+                most = min(most, limits.claimed_per_source)
+            if limits is None or len(self.counted(charged, owner)) < most:
                 mine.charged = charged
         assert port in allowed, f"{port} given, {allowed} allowed"
         assert generation > self.newest, "generations only rise"

@@ -1,7 +1,8 @@
 """Every state of a small world that a few events lead to, breadth first, on the real table.
 
 Three owners, three ports, time in steps of one second; `Joined` checks the invariants in
-each state. States that differ in generations and absolute times alone are one.
+each state. States that differ in generations and absolute times alone are one. A second world
+has two owners and starts whose range is another one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ OWNERS = (claimed(1), claimed(2), proved(3))
 BUSY_SECONDS = 1.0
 FULL = bool(os.environ.get("PROXYSERVICE_FULL"))
 STATES = 100_000 if FULL else 3_000
+RANGES = (range(2), range(1, 3))
+STATES_OF_RANGES = 30_000 if FULL else 1_500
 
 Event = Callable[[Joined], None]
 
@@ -68,6 +71,49 @@ def second(joined: Joined) -> None:
 def crash(joined: Joined) -> None:
     joined.refresh()
     joined.crash()
+
+
+def elsewhere(joined: Joined) -> None:
+    """A start with the other range."""
+    joined.refresh()
+    joined.crash(ports=RANGES[joined.ports == RANGES[0]])
+
+
+def events_of_ranges(joined: Joined) -> Iterator[Event]:
+    """The same for two owners, and starts with the other range."""
+    yield elsewhere
+    yield second
+    yield crash
+    for owner in (0, 2):
+        for fate in ("announced", "busy", "not stored"):
+            yield granted(owner, fate)
+        if joined.table.of_owner(OWNERS[owner]) is not None:
+            yield lambda joined, owner=OWNERS[owner]: joined.revoke(owner)  # type: ignore[misc]
+            yield ended(owner, "remembered", 0)
+            yield ended(owner, "released", 0)
+
+
+def seen_with_ranges(joined: Joined) -> str:
+    """All that matters for what may come; ports and owners are few, and stay who they are."""
+    model, now = joined.model, joined.model.now
+    leases = [
+        (
+            OWNERS.index(one.owner),
+            (one.port, one.state, one.homes, one.left),
+            tuple(at - now for at in (one.promised, one.expires, one.held_until)),
+        )
+        for one in model.leases
+    ]
+    order = sorted(one[1][3] for one in leases)
+    named = sorted((who, (*at[:3], order.index(at[3])), left) for who, at, left in leases)
+    kept = sorted(
+        (port, -1 if owner is None else OWNERS.index(owner), until - now)
+        for port, (owner, until) in model.kept.items()
+        if until > now
+    )
+    busy = sorted((port, until - now) for port, until in model.busy.items() if until > now)
+    unleased = joined.table._unleased
+    return repr((joined.ports, named, kept, busy, list(unleased._free), unleased._kept_for))
 
 
 def events(joined: Joined) -> Iterator[Event]:
@@ -126,3 +172,9 @@ def test_every_state_within_reach_keeps_the_invariants() -> None:
     depth, complete = visit_states(start, events, fingerprint, STATES)
     assert depth >= 5, "far enough for a lease to begin, end, be quarantined and taken again"
     assert complete or not FULL, "there are no states beyond"
+
+
+def test_every_state_with_two_ranges_keeps_them_too() -> None:
+    start = Joined(RANGES[0], TIMES, busy_seconds=BUSY_SECONDS)
+    depth, _ = visit_states(start, events_of_ranges, seen_with_ranges, STATES_OF_RANGES)
+    assert depth >= 5, "far enough for a lease to be parked, moved, parked again and come home"

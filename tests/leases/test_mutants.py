@@ -1,4 +1,4 @@
-"""The checks bite: five ways to get leases wrong, and the check that sees each.
+"""The checks bite: eight ways to get leases wrong, and the check that sees each.
 
 Every mutant is the real class with one rule broken. The same checks pass on the real ones,
 in test_table.py, test_interleavings.py and test_registry.py.
@@ -6,7 +6,8 @@ in test_table.py, test_interleavings.py and test_registry.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 
 from proxyservice.leases import record
-from proxyservice.leases.lease import Grant, Lease, Owner
+from proxyservice.leases.lease import Grant, Lease, LeaseTimes, Owner
+from proxyservice.leases.quota import LeaseCounts
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.table import LeaseTable
 from tests.leases.harness import TIMES, Disk, Run, store_thread
@@ -46,6 +48,36 @@ class KeepsNoQuarantine(LeaseTable):
         super()._end(lease, now, outcome, kept_for)
         self._unleased.take(lease.port)
         self._unleased.give_back(lease.port, now + self.times.quarantine)
+
+
+class ForgetsWhatIsOutside(LeaseTable):
+    """A lease whose port is not in the range is not restored."""
+
+    def restore(self, lease: Lease, now: float) -> bool:
+        return lease.port in self._ports and super().restore(lease, now)
+
+
+class NeverGoesHome(LeaseTable):
+    """A lease stays on the port that its owner got while its own was outside the range."""
+
+    def restore(self, lease: Lease, now: float) -> bool:
+        lease.homes = ()
+        return super().restore(lease, now)
+
+
+class GreedyCounts(LeaseCounts):
+    """At a quota the oldest remembered lease goes, promised or not."""
+
+    def _beyond_promise(self, key: Hashable, now: float, full: str) -> Owner:
+        return super()._beyond_promise(key, sys.float_info.max, full)
+
+
+class BreaksPromises(LeaseTable):
+    """See `GreedyCounts`."""
+
+    def __init__(self, ports: range, times: LeaseTimes, epoch: int) -> None:
+        super().__init__(ports, times, epoch)
+        self._leases.counts = GreedyCounts()
 
 
 class AcknowledgesBeforeCommit(LeaseRegistry):
@@ -117,7 +149,17 @@ def test_the_real_ones_pass() -> None:
     clock_jumps()
 
 
-@pytest.mark.parametrize("mutant", [ReleasesByKey, EndsWithoutGeneration, KeepsNoQuarantine])
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        ReleasesByKey,
+        EndsWithoutGeneration,
+        KeepsNoQuarantine,
+        ForgetsWhatIsOutside,
+        NeverGoesHome,
+        BreaksPromises,
+    ],
+)
 def test_a_broken_table_is_seen_by_the_walk(mutant: type[LeaseTable]) -> None:
     with pytest.raises(AssertionError):
         walks(mutant)

@@ -141,21 +141,22 @@ def test_a_lease_that_ends_just_before_its_service_leaves_its_port_in_quarantine
     assert past.outcome == "expired"
 
 
-def test_a_lease_outside_a_changed_range_is_granted_anew(tmp_path: Path) -> None:
+def test_a_lease_outside_a_changed_range_is_parked_and_comes_back(tmp_path: Path) -> None:
     first = Run(on_disk(tmp_path / "db"), range(1, 3))
     grant = first.lease(ALICE)
     first.pass_time(10)
     first.stop()
-    second = Run(on_disk(tmp_path / "db"), range(5, 7))
+    second = Run(on_disk(tmp_path / "db"), range(5, 7), wall=1e9 + 100)
     assert second.lease(ALICE).lease.port in range(5, 7)
     second.stop()
     reading = StoredLeases(sqlite_url(tmp_path / "db"), 1)
     past = reading.holder_at(grant.lease.port, 1e9 + 5)
     reading.close()
     assert past is not None
-    assert (past.owner, past.until, past.outcome) == (ALICE, 1e9 + 10, "expired")
-    third = Run(on_disk(tmp_path / "db"), range(1, 3))
-    assert third.port_of(ALICE) is None, "the row of the old range is gone for good"
+    assert (past.owner, past.until, past.outcome) == (ALICE, 1e9 + 100, "moved")
+    third = Run(on_disk(tmp_path / "db"), range(1, 3), wall=1e9 + 200)
+    assert third.port_of(ALICE) == grant.lease.port, "back where it was"
+    assert third.lease(ALICE).lease.port == grant.lease.port
     third.stop()
 
 
@@ -557,3 +558,19 @@ def test_a_burst_of_five_thousand_takes_some_twenty_commits(thread: StoreThread)
     assert len({grant.lease.port for grant in got}) == 5000
     assert len(disk.rows) == 5000
     assert 20 < disk.writes < 25, "in groups: a few milliseconds of a turn for each"
+
+
+def test_what_one_request_changes_is_written_together(thread: StoreThread) -> None:
+    """The lease that leaves one port for another: a crash between two groups would end it."""
+    disk = Disk()
+    run = Run(disk, range(1, 601))
+    run.lease(proved(1), wanted_port=1)
+    thread.waits = True
+    for number in range(1 + 255):  # the first one is being written, and a group is nearly full
+        run.registry.acquire(proved(0, str(number)), Node(), "192.0.2.1")
+    moved = run.registry.acquire(proved(1), Node(), "192.0.2.1", wanted_port=600)
+    while thread.queue:
+        thread.turn()
+        states = {row.port: row.state for row in disk.rows.values() if row.owner == proved(1)}
+        assert states in ({1: "live"}, {1: "quarantined", 600: "live"})
+    assert result(moved).lease.port == 600

@@ -70,7 +70,12 @@ def test_under_pressure_a_reserved_port_is_not_taken_from_a_courtesy_lease() -> 
     late = 200.0  # beyond what was promised, within what is kept
     assert leases.acquire(owner(4), late, "").lease.port == 2
     assert sum(leases.counts().values()) == 3
-    assert leases.acquire(owner(5), late, "", wanted_port=1).lease.port == 1
+    assert leases.acquire(owner(5), late, "").lease.port == 3
+    with pytest.raises(RefusedError):
+        leases.acquire(owner(6), late, "")
+    lease = leases.of_owner(owner(1))
+    assert lease is not None, "its end would give nobody a port"
+    assert lease.port == 1
 
 
 def test_no_longer_reserved_it_is_as_any_other() -> None:
@@ -88,9 +93,9 @@ def test_a_reservation_outlives_a_restart() -> None:
     first.stop()
     second = Run(disk, range(1, 3), wall=1e9 + 5000.0, times=TIMES)
     second.registry.reserve(frozenset({1, 2}))
-    assert not second.registry.can_have(owner(9), 1), "its owner's lease has time left"
-    assert second.registry.can_have(owner(9), 2)
     second.refusal(owner(2))
+    second.refusal(owner(9), wanted_port=1)  # its owner's lease has time left
+    assert second.lease(owner(9), wanted_port=2).lease.port == 2
 
 
 def test_what_is_reserved_before_the_start_is_reserved_from_the_start() -> None:
@@ -162,14 +167,14 @@ def test_a_quota_does_not_release_it() -> None:
     leases.reserve(frozenset({1}), 0.0, lambda lease: lease.port == 1)
     limits = LeaseQuota(per_key=2, per_source=9)
     identity = Identity(True, bytes(32))
-    for origin, port in (("own", 1), ("other", None), ("third", None)):
+    for at, origin, port in ((0.0, "own", 1), (0.0, "other", None), (100.0, "third", None)):
         which = Owner(identity, origin)
-        grant = leases.acquire(which, 0.0, "", wanted_port=port, limits=limits)
-        leases.holding_ended(which, grant.generation, 0.0)
+        grant = leases.acquire(which, at, "", wanted_port=port, limits=limits)
+        leases.holding_ended(which, grant.generation, at)
     assert [lease.owner.origin for lease in leases] == ["own", "third"]
-    leases.acquire(Owner(identity, "third"), 0.0, "")
+    leases.acquire(Owner(identity, "third"), 100.0, "")
     with pytest.raises(RefusedError, match="this key has 1 leases"):
-        leases.acquire(Owner(identity, "fourth"), 0.0, "", limits=LeaseQuota(1, 9))
+        leases.acquire(Owner(identity, "fourth"), 100.0, "", limits=LeaseQuota(1, 9))
 
 
 def test_it_outlives_restarts_on_disk_too(tmp_path: Path) -> None:

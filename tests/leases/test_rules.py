@@ -22,7 +22,7 @@ ALICE, BOB, CAROL = claimed(1), claimed(2), claimed(3)
 
 def test_defaults_are_those_of_the_design() -> None:
     assert LeaseTimes() == LeaseTimes(10_800.0, 2_592_000.0, 0.0, 600.0)
-    assert LeaseQuota() == LeaseQuota(8, 8)
+    assert LeaseQuota() == LeaseQuota(8, 64, 8)
 
 
 def test_an_expired_port_is_quarantined_from_others_while_another_is_free() -> None:
@@ -100,7 +100,7 @@ def test_without_limits_a_trusted_source_has_as_many_as_it_asks_for() -> None:
     table = LeaseTable(range(1, 101), TIMES, 1)
     for number in range(100):
         table.acquire(claimed(number), 0.0, "127.0.0.1")
-    assert table.leased_by.of_source("127.0.0.1") == 100
+    assert table.leased_by.of_source("127.0.0.1", proved=False) == 100
 
 
 @pytest.mark.parametrize(

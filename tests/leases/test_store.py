@@ -18,7 +18,7 @@ import pytest
 
 from proxyservice.errors import RefusedError, StoreError
 from proxyservice.leases import store as store_module
-from proxyservice.leases.lease import Identity, Owner
+from proxyservice.leases.lease import Identity, Owner, Shown
 from proxyservice.leases.reading import StoredLeases
 from proxyservice.leases.rows import Batch, PastLease, Row
 from proxyservice.leases.schema import SCHEMA_VERSION
@@ -28,6 +28,7 @@ from tests.leases.joined import claimed, proved
 
 NETWORK = 1
 VERSION_1 = Path(__file__).with_name("store_version_1.sql")
+VERSION_2 = Path(__file__).with_name("store_version_2.sql")
 VERSION_1_NETWORK = 1564141146
 
 ROWS = [
@@ -167,6 +168,7 @@ def test_the_history_is_bounded_in_time_and_in_number(
 ) -> None:
     monkeypatch.setattr(store_module, "MOST_PAST_LEASES", 10)
     monkeypatch.setattr(store_module, "FORGOTTEN_AT_ONCE", 4)
+    monkeypatch.setattr(store_module, "FORGOTTEN_FOR_EACH", 0)
     opened.write(Batch(past=[past(1, 1, float(n), n + 1.0) for n in range(20)]))
     opened.write(Batch(heartbeat=1.0, forget_before=5.0))
     assert count(path) == 20 - 4 - 4, "four too old, four too many, the rest next time"
@@ -178,6 +180,19 @@ def test_the_history_is_bounded_in_time_and_in_number(
     assert count(path) == 6  # that end at 15 to 20
     opened.write(Batch(forget_before=99.0))
     assert count(path) == 6, "only with a heartbeat"
+
+
+def test_pruning_keeps_pace_with_what_is_written(
+    opened: LeaseStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes between two heartbeats: the history never outgrows its bound."""
+    monkeypatch.setattr(store_module, "MOST_PAST_LEASES", 100)
+    for batch in range(50):
+        opened.write(Batch(past=[past(1, 1, float(batch), batch + 1.0) for _ in range(40)]))
+        assert count(path) <= 100
+    monkeypatch.setattr(store_module, "MOST_PAST_LEASES", 10_000)
+    opened.write(Batch(past=[past(1, 1, 90.0, 91.0) for _ in range(40)], forget_before=60.0))
+    assert count(path) == 100 + 40 - 80, "two that are too old for each new one"
 
 
 def count(path: Path) -> int:
@@ -245,14 +260,14 @@ def test_a_tool_says_what_it_cannot_read(url: str) -> None:
 # ------------------------------------------------------------- older and newer
 
 
-def from_version_1(path: Path) -> None:
+def from_script(path: Path, script: Path = VERSION_1) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL").close()
-        connection.executescript(VERSION_1.read_text())
+        connection.executescript(script.read_text())
 
 
 def test_a_store_of_version_1_is_brought_up_to_date(path: Path) -> None:
-    from_version_1(path)
+    from_script(path)
     with pytest.raises(StoreError, match=r"schema 1.*starting the service"):
         reading(path, VERSION_1_NETWORK)
     store = LeaseStore(sqlite_url(path), VERSION_1_NETWORK)
@@ -278,8 +293,39 @@ def test_a_store_of_version_1_is_brought_up_to_date(path: Path) -> None:
     store.close()
 
 
-def test_a_migrated_store_has_the_tables_of_a_new_one(path: Path, tmp_path: Path) -> None:
-    from_version_1(path)
+def test_a_store_of_version_2_is_brought_up_to_date(path: Path) -> None:
+    from_script(path, VERSION_2)
+    with pytest.raises(StoreError, match=r"schema 2.*starting the service"):
+        reading(path, VERSION_1_NETWORK)
+    with closing(LeaseStore(sqlite_url(path), VERSION_1_NETWORK)) as store:
+        loaded = store.open(1700000060.0)
+    assert (loaded.epoch, loaded.heartbeat) == (2, 1700000060.0)
+    assert {row.port: (row.state, row.homes, row.shown) for row in loaded.rows} == {
+        20000: ("live", (), Shown()),
+        20001: ("remembered", (), Shown()),
+        20002: ("quarantined", (), Shown()),
+    }
+    with closing(reading(path, VERSION_1_NETWORK)) as stored:
+        past = stored.holder_at(20003, 1699995000.0)
+    assert past is not None
+    assert past.outcome == "released"
+
+
+def test_leases_of_version_2_are_still_theirs(path: Path) -> None:
+    from_script(path, VERSION_2)
+    with store_thread():
+        store = LeaseStore(sqlite_url(path), VERSION_1_NETWORK)
+        run = Run(store, range(20000, 20004), wall=1.7e9 + 100)
+        owner = Owner(Identity(True, b"\1" * 32), "8080")
+        assert run.lease(owner).lease.port == 20000
+        run.stop()
+
+
+@pytest.mark.parametrize("script", [VERSION_1, VERSION_2])
+def test_a_migrated_store_has_the_tables_of_a_new_one(
+    path: Path, tmp_path: Path, script: Path
+) -> None:
+    from_script(path, script)
     shapes = []
     for file in (path, tmp_path / "new.sqlite"):
         store = LeaseStore(sqlite_url(file), VERSION_1_NETWORK)
@@ -298,7 +344,7 @@ def test_a_migrated_store_has_the_tables_of_a_new_one(path: Path, tmp_path: Path
 
 
 def test_leases_of_version_1_are_still_theirs(path: Path) -> None:
-    from_version_1(path)
+    from_script(path)
     with store_thread():
         store = LeaseStore(sqlite_url(path), VERSION_1_NETWORK)
         run = Run(store, range(20000, 20004), wall=1.9e9)
@@ -311,11 +357,11 @@ def test_leases_of_version_1_are_still_theirs(path: Path) -> None:
 def test_a_migration_that_fails_leaves_the_store_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from_version_1(path)
+    from_script(path)
     before = dump(path)
     monkeypatch.setattr(
-        "proxyservice.leases.schema._FROM_VERSION_1",
-        ("ALTER TABLE leases ADD COLUMN state TEXT", "UPDATE nowhere SET at = 'all'"),
+        "proxyservice.leases.schema._STEPS",
+        {1: ("ALTER TABLE leases ADD COLUMN state TEXT",), 2: ("UPDATE nowhere SET at = 1",)},
     )
     with pytest.raises(StoreError, match="no such table"):
         LeaseStore(sqlite_url(path), VERSION_1_NETWORK).open(0.0)

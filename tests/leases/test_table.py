@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from proxyservice.leases.lease import Grant, LeaseQuota, Owner
 from tests.leases.joined import Joined, stale_or_not
-from tests.leases.walk import OWNERS, PORTS, SOURCES, TIMES, Walk
+from tests.leases.walk import OTHER_RANGES, OWNERS, PORTS, SOURCES, TIMES, Walk
 
 owners = st.sampled_from(OWNERS)
 
@@ -25,8 +25,9 @@ class Events(RuleBasedStateMachine):
     @rule(
         owner=owners,
         source=st.sampled_from(SOURCES),
-        wanted=st.none() | st.none() | st.sampled_from([*PORTS, PORTS.stop]),
-        limits=st.none() | st.builds(LeaseQuota, st.integers(1, 2), st.integers(1, 3)),
+        wanted=st.none() | st.none() | st.sampled_from([*PORTS, PORTS.stop, 21]),
+        limits=st.none()
+        | st.builds(LeaseQuota, st.integers(1, 2), st.integers(1, 3), st.integers(1, 3)),
         fate=st.sampled_from(["announced", "waiting", "busy", "not stored", "busy, not stored"]),
     )
     def acquire(
@@ -98,10 +99,13 @@ class Events(RuleBasedStateMachine):
     def heartbeat(self) -> None:
         self.joined.refresh()
 
-    @rule(clock_at_start=st.sampled_from([0.0, 5.0, 1e6]))
-    def crash(self, clock_at_start: float) -> None:
+    @rule(
+        clock_at_start=st.sampled_from([0.0, 5.0, 1e6]),
+        ports=st.none() | st.sampled_from([PORTS, *OTHER_RANGES]),
+    )
+    def crash(self, clock_at_start: float, ports: range | None) -> None:
         self.unannounced.clear()
-        self.joined.crash(clock_at_start)
+        self.joined.crash(clock_at_start, ports)
 
 
 TestEvents = Events.TestCase

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 
-from proxyservice.leases.lease import Grant, LeaseQuota, LeaseTimes
+from proxyservice.leases.lease import Grant, Identity, LeaseQuota, LeaseTimes, Owner
 from proxyservice.leases.table import LeaseTable
 from tests.leases.joined import Joined, claimed, proved, stale_or_not
 
 TIMES = LeaseTimes(ttl=90.0, proved_ttl=300.0, hold=5.0, quarantine=40.0)
 PORTS = range(7, 10)
+OTHER_RANGES = (range(8, 11), range(9, 12), range(20, 23), range(7, 13))
+STRANGER = Owner(Identity(False, b"another key", b"1"), "")
 OWNERS = [claimed(1), claimed(1, "a"), claimed(2), proved(1), proved(1, "a"), proved(2), proved(3)]
+OWNERS.append(STRANGER)
 SOURCES = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:ff::1"]
 """The last two are one source: they share the first 56 bits."""
 
@@ -38,8 +41,9 @@ class Walk:
 
     def acquire(self) -> None:
         pick = self.random
-        wanted = pick.choice([None, None, None, *PORTS, PORTS.stop])
-        limits = pick.choice([None, LeaseQuota(pick.randint(1, 2), pick.randint(1, 3))])
+        wanted = pick.choice([None, None, None, *PORTS, PORTS.stop, *self.joined.ports])
+        quota = LeaseQuota(pick.randint(1, 2), pick.randint(1, 3), pick.randint(1, 3))
+        limits = pick.choice([None, quota])
         grant = self.joined.acquire(pick.choice(OWNERS), pick.choice(SOURCES), wanted, limits)
         if grant is None:
             return
@@ -79,4 +83,6 @@ class Walk:
 
     def crash(self) -> None:
         self.waiting.clear()
-        self.joined.crash(self.random.choice([0.0, 5.0, 1e6]))
+        clock_at_start = self.random.choice([0.0, 5.0, 1e6])
+        ports = self.random.choice([None, None, PORTS, PORTS, *OTHER_RANGES])
+        self.joined.crash(clock_at_start, ports)
