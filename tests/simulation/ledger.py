@@ -44,6 +44,7 @@ class Known:
     resumes: int = 0  # the generation before, of the same holder
     before: tuple[int, bool] | None = None  # where it was, and whether its node knew that
     extra: float = 0.0  # it may last so much longer than its time
+    homes: tuple[int, ...] = ()  # where it was before that was outside the range
 
 
 @dataclass
@@ -92,6 +93,8 @@ class Ledger:
             lease = table.of_owner(known.owner)
             if lease is None:
                 self._not_restored(known)
+            elif lease.port in known.homes and lease.port in self._world.port_range:
+                self._came_home(known, lease)
             elif lease.port != known.port:
                 assert not known.told, f"{self._name(known.owner)} comes back on {lease.port}"
                 if known.before is None:  # nor was the end of what it had before stored
@@ -99,6 +102,7 @@ class Ledger:
                     continue
                 assert known.before[0] == lease.port, "it was never there"
                 known.port, known.told = known.before
+                known.homes = tuple(port for port in known.homes if port != known.port)
         for lease in table:
             if lease.owner not in self.leases:
                 self._came_back(lease)
@@ -107,6 +111,14 @@ class Ledger:
             self._check_kept_again(port, kept)
         self._seen = None
         self.observe()
+
+    def _came_home(self, known: Known, lease: Lease) -> None:
+        """The range has a port again that it had before; the one that it leaves is kept for it."""
+        first = next(port for port in known.homes if port in self._world.port_range)
+        assert lease.port == first, f"{self._name(known.owner)} is back on a later port"
+        self._keep(known, known.owner, certain=False)
+        known.homes, known.port = known.homes[: known.homes.index(first)], first
+        known.before = None
 
     def _not_restored(self, known: Known) -> None:
         ends = known.heard + self._kept_seconds(known.owner)
@@ -127,6 +139,7 @@ class Ledger:
             lease.owner, lease.port, lease.state, 0, 0, self.now - TIMES.proved_ttl
         )
         self.leases[lease.owner].extra = RESTART_SECONDS + 2 * TIMES.proved_ttl
+        self.leases[lease.owner].homes = lease.homes
 
     def _check_kept_again(self, port: int, kept: Kept) -> None:
         assert self._relay is not None
@@ -233,7 +246,10 @@ class Ledger:
         connection = relay.holder_of(lease.owner)
         was_live = known.state is LeaseState.LIVE or lease.generation != known.generation
         if lease.port != known.port:
-            self._moved(known, lease)
+            if known.state is LeaseState.PARKED:
+                self._left_its_home(known, lease)
+            else:
+                self._moved(known, lease)
         if known.state is LeaseState.LIVE and lease.state is not LeaseState.LIVE:
             self._check_left(known)
         if lease.generation == known.resumes:
@@ -262,6 +278,14 @@ class Ledger:
             f"{self._name(known.owner)} is there, and counts as gone"
         )
 
+    def _left_its_home(self, known: Known, lease: Lease) -> None:
+        """Its port is outside the range, and its owner came."""
+        assert known.port not in self._world.port_range, "it could have stayed"
+        self._check_may_have(lease)
+        known.homes = (*(port for port in known.homes if port != known.port), known.port)
+        self._keep(known, known.owner, certain=known.told)
+        known.before, known.told, known.port = (known.port, known.told), False, lease.port
+
     def _moved(self, known: Known, lease: Lease) -> None:
         name, old = self._name(lease.owner), known.port
         undone = known.before is not None and known.before[0] == lease.port and not known.told
@@ -273,6 +297,7 @@ class Ledger:
         if undone:
             assert known.before is not None
             known.told = known.before[1]
+            known.homes = tuple(port for port in known.homes if port != lease.port)
         else:
             self._check_may_have(lease)
             known.told = False

@@ -17,6 +17,7 @@ def check_sockets(relay: Relay, listening: set[int], port_range: range) -> None:
     assert listening == bound or stopping, f"{listening} listen, {bound} are live or held"
     counts = table.counts()
     assert sum(counts.values()) == len(port_range), counts
+    counts["parked"] = table.parked
     for state in LeaseState:
         assert counts[state.value] == sum(lease.state is state for lease in table)
 

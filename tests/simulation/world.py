@@ -53,6 +53,8 @@ class World:
         self.disk = Disk(self.timeline, Random(seed + 1))
         self.ledger = Ledger(self)
         self.port_range = range(FIRST_PORT, FIRST_PORT + pick.randrange(3, 8))
+        self._ranges = Random(seed + 2)
+        self._other_range = self._another_range()
         self.quiet = False
         self.wall_offset = 1.8e9
         self.taken_until: dict[int, float] = {}
@@ -115,9 +117,19 @@ class World:
 
     # ------------------------------------------------------- starts and stops
 
+    def _another_range(self) -> range | None:
+        """What some operators start with by mistake: it has some of the ports, or none."""
+        if self._ranges.random() < 0.6:
+            return None
+        moved = self._ranges.choice((2, len(self.port_range)))
+        return range(self.port_range.start + moved, self.port_range.stop + moved)
+
     def _start(self) -> None:
+        if self._other_range is not None and self._ranges.random() < 0.4:
+            self.port_range, self._other_range = self._other_range, self.port_range
+            self.trace("the range is", self.port_range)
         began_at = self.random.choice((5.0, 1e6))
-        own_ports = frozenset((MAIN_PORT, *self.port_range))
+        own_ports = frozenset((MAIN_PORT, *self.port_range, *(self._other_range or ())))
         reactor = Reactor(self.timeline, self.network, began_at, own_ports)
         try:
             self.relay = Relay(
