@@ -268,6 +268,11 @@ class World:
         """A node of part A is not answered: the service must know, and have no port for it."""
         if self.relay is None or connection.began_at <= self.killed_at:
             return  # nobody knows of it any more
+        if any(
+            one.leases.pending and one.transport.getPeer().port == connection.number
+            for one in self.relay.factory.connections
+        ):
+            return  # its grant is on its way to a slow disk
         self.fates["waits for a port"] = self.fates.get("waits for a port", 0) + 1
         waiting = [
             one.transport.getPeer().port
