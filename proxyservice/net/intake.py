@@ -47,6 +47,9 @@ class Hearer(Protocol):
     def broke(self, error: PeerError) -> None:
         """The peer broke the protocol: nothing more of it is read."""
 
+    def took_turn(self) -> None:
+        """What waited was read, or some of it: less is held than before."""
+
 
 class _Inflating:
     """A compressed frame on its way to being plain."""
@@ -88,10 +91,12 @@ class Intake:
 
     @property
     def held_bytes(self) -> int:
-        """What lies here and in the decoder."""
+        """What lies here and in the decoder, with all that a body that is inflated may become."""
         inflating = self._inflating
         held_bytes = self._decoder.buffered_bytes
-        return held_bytes if inflating is None else held_bytes + len(inflating.frame.body)
+        if inflating is None:
+            return held_bytes
+        return held_bytes + len(inflating.frame.body) + self._inflated_limit_bytes
 
     def feed(self, view: memoryview) -> None:
         """Bytes came; a view is valid during the call. A transport may have more after a pause."""
@@ -110,6 +115,7 @@ class Intake:
         """Its turn: read what waits; when nothing does any more, let the transport read."""
         self._waiting = False
         self._read(memoryview(b""))
+        self._owner.took_turn()
         if not self._waiting and not self._owner.is_over:
             self._owner.transport.resumeProducing()
 

@@ -245,6 +245,9 @@ class NodeConnection(EagerProtocol):
         assert self.switch is not None, "no streams were allowed"
         self._guarded(self.switch.piece, piece)
 
+    def took_turn(self) -> None:
+        """A node has one relay, and no account of what waits."""
+
     def unreadable(self, error: FrameError) -> None:
         """A relayed frame that cannot be read: its visitor's mistake."""
         self._is_relay = True

@@ -148,8 +148,16 @@ class MainConnection(EagerProtocol):
                 self.refuse_peer(FrameError("too many bytes and no ProxyRequest"))
         if view and not self.is_over:
             self._intake.feed(view)
+        self._count_input()
+
+    def _count_input(self) -> None:
         if self._large_tail or self._intake.held_bytes > UNCOUNTED_BYTES:
             self._count_memory()
+
+    def took_turn(self) -> None:
+        """Less waits to be heard than before."""
+        if not self.is_over:
+            self._count_input()
 
     @property
     def is_over(self) -> bool:

@@ -85,8 +85,9 @@ class RelayScanner:
 
     @property
     def memory_bytes(self) -> int:
-        """What an unfinished frame keeps here, with room for more of it."""
-        return len(self._buffer) or len(self._begun)
+        """What an unfinished frame keeps here, with room for more of it, or for it inflated."""
+        inflating = self._inflate_check_bytes if self._slices is not None else 0
+        return (len(self._buffer) or len(self._begun)) + inflating
 
     @property
     def unfinished_frame_bytes(self) -> int:
@@ -141,6 +142,7 @@ class RelayScanner:
         self._failed = True
         self._give_back()
         self._filled_bytes, self._begun, self._buffer = 0, b"", _NO_BUFFER
+        self._slices = self._inflated = None
 
     # ----------------------------------------------------------------- memory
 

@@ -63,6 +63,9 @@ class Owner:
     def unreadable(self, error: FrameError) -> None:
         self.dropped += 1
 
+    def took_turn(self) -> None:
+        self.held_bytes = self.intake.held_bytes
+
     def broke(self, error: PeerError) -> None:
         self.broken, self.is_over = error, True
 
@@ -123,8 +126,11 @@ def test_a_body_is_inflated_over_several_turns() -> None:
     while owner.intake.waiting:
         clock.turn()
         turns += 1
+        if owner.intake.waiting and not owner.heard:
+            assert owner.held_bytes >= MOST, "what it may become is counted before it is"
     assert turns > 3
     assert owner.heard == [body, *follows]
+    assert owner.held_bytes == 0
 
 
 def test_an_owner_that_does_not_hear_is_asked_again() -> None:

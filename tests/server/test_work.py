@@ -89,12 +89,14 @@ def test_a_node_that_asks_a_lot_waits_and_the_others_do_not() -> None:
     modest.transport.write(keepalive(2))
     turned.relay.pump()
     assert modest.messages()[-1].opcode == Opcode.KEEPALIVE_RESPONSE
+    assert turned.relay.factory.memory.held_bytes > 0, "what waits is counted"
     while turned.turns.waiting:
         before = len(greedy.messages())
         turned.clock.turn()
         assert len(greedy.messages()) - before <= A_TURN
         turned.relay.pump()
     assert len(greedy.messages()) == 501, "all of it is answered in the end"
+    assert turned.relay.factory.memory.held_bytes == 0
 
 
 @pytest.mark.parametrize("name", [*work.MAIN_PORT])
@@ -115,7 +117,8 @@ def test_a_costly_input_costs_at_most_a_turn_at_a_time(name: str) -> None:
         assert turned.turns.left_units > -most, "what was done beyond the turn is one frame's work"
         turned.clock.turn()
     held = turned.relay.factory.memory.held_bytes
-    assert held <= 2 * CONTROL_READ_BYTES + 32 * 1024 + 8 * 1024
+    inflating = turned.relay.settings.limits.inflated_frame_bytes
+    assert held <= 2 * CONTROL_READ_BYTES + 32 * 1024 + 8 * 1024 + (1 << 16) + inflating
 
 
 def test_a_long_key_is_refused_before_anything_keeps_it() -> None:
