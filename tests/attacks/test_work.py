@@ -43,8 +43,13 @@ def round_trip(connection: socket.socket, number: int) -> float:
     return time.monotonic() - begun
 
 
-def assert_undisturbed(service: RunningService, what: str, port: int, names: list[str]) -> None:
-    """While a source sends all this, memory stays and another source's node is served."""
+def assert_undisturbed(
+    service: RunningService, what: str, port: int, names: list[str], most_seconds: float
+) -> None:
+    """While a source sends all this, memory stays and another source's node is served.
+
+    ``most_seconds`` is for the reduced form, on a machine that does other things as well.
+    """
     seconds = scaled(30, 3)
     with node(service, 1, OTHER) as other:
         round_trip(other, 1)
@@ -67,7 +72,7 @@ def assert_undisturbed(service: RunningService, what: str, port: int, names: lis
     figure(f"{what}: p99 of another source's keepalive", slowest * 1000, "ms")
     figure(f"{what}: a new node is let in after", let_in * 1000, "ms")
     assert largest - before < 96 * MIB
-    assert slowest < (0.1 if full() else 1)
+    assert slowest < (0.1 if full() else most_seconds)
     assert let_in < (1 if full() else 5)
 
 
@@ -80,7 +85,7 @@ def test_d1_to_d3_few_bytes_to_the_main_port_disturb_nobody_else(
     tmp_path: Path, names: list[str]
 ) -> None:
     with RunningService(tmp_path, *LIMITS, lease_ports=32) as service:
-        assert_undisturbed(service, names[0], service.port, names)
+        assert_undisturbed(service, names[0], service.port, names, 0.15)
 
 
 @pytest.mark.parametrize("names", [[*PROXY_PORT]], ids=["all"])
@@ -89,7 +94,7 @@ def test_d3_what_visitors_send_disturbs_no_other_node(tmp_path: Path, names: lis
     with RunningService(tmp_path, *LIMITS, lease_ports=32) as service:
         reader, port = register(service, 3)
         with reader, reading(reader):
-            assert_undisturbed(service, "visitors", port, names)
+            assert_undisturbed(service, "visitors", port, names, 0.5)
 
 
 @contextmanager
