@@ -377,7 +377,8 @@ class MainConnection(EagerProtocol):
         elif late is Late.IDENTITY:
             self._still_unknown(now)
         elif late is Late.LEASELESS:
-            if self.patience.looked_at(now, has_lease=self.leases.any):
+            waits = self.leases.waits_for_port
+            if self.patience.looked_at(now, has_lease=self.leases.any or waits):
                 self.factory.refused(self, FrameError(late.value))
                 self.close()
         elif late is not None:
