@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.logger import Logger
 
 from proxyservice.errors import RefusedError
 from proxyservice.leases.lease import Lease, Owner
@@ -43,8 +42,6 @@ RETRY_SECONDS = 30.0
 
 MOST_CUT = 1 << 16
 """Leases that wait for the address of a holder that was cut: as many as there are ports."""
-
-log = Logger()
 
 
 class LifeProbe:
@@ -167,7 +164,7 @@ class Takeovers:
         waits_for = self.cut_holders.waits_for(owner, self._now())
         if waits_for in (None, source):
             return None
-        log.info(
+        self.registry.say(
             "a claimed lease waits for {holder}: {source} does not get it",
             holder=waits_for,
             source=source,
