@@ -17,6 +17,7 @@ from proxyservice.leases.quota import counted_source
 from proxyservice.net.addresses import canonical
 from proxyservice.server.claims import Claimed
 from proxyservice.server.limits import ServiceLimits
+from proxyservice.server.networks import Networks
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -69,7 +70,7 @@ def test_they_are_40_and_more() -> None:
 def test_t26_all_spellings_are_one_address_to_every_rule(address: str) -> None:
     """Denied is denied, allowed alone is allowed alone, trusted is trusted, counted is one."""
     one = ip_network(address)
-    denied, allowed = Rules(visitor_deny=(one,)), Rules(visitor_allow=(one,))
+    denied, allowed = Rules(visitor_deny=Networks([one])), Rules(visitor_allow=Networks([one]))
     settings = ServiceSettings(NET, bytes(32), trusted_sources=(one,))
     for spelling in SPELLINGS[address]:
         host = canonical(spelling)
