@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,6 +15,8 @@ from proxyservice.wire.framing import HEADER_BYTES
 from tests.conftest import VECTORS
 from tests.protocol_session import BEGIN, END, PROTOCOL, SEED, frames_in, session, written
 
+TESTS = Path(__file__).parent
+DOCS = PROTOCOL.parent
 EXAMPLES = ["tcp_proxy_request_unsigned", "tcp_proxy_response"]
 
 
@@ -70,6 +73,15 @@ def test_every_message_stands_in_the_table_with_every_field() -> None:
 
 _KINDS = {1: "double", 3: "int64", 4: "uint64", 8: "bool", 9: "string", 12: "bytes", 13: "uint32"}
 """`FieldDescriptor.type` to its word in the .proto file."""
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_a_test_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"((?:\w+/)*test_\w+\.py)(?:::(\w+))?", page.read_text())
+    for path, name in named:
+        file = TESTS / path.removeprefix("tests/")
+        assert file.exists(), path
+        assert not name or f"def {name}" in file.read_text(), f"{path}::{name}"
 
 
 @pytest.mark.parametrize(
