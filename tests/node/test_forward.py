@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import fail
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 
 from proxyservice.net import connect
+from proxyservice.net.tcp_answers import TcpAnswers
+from proxyservice.node import forward
 from proxyservice.node.events import NodeEvents
-from proxyservice.node.forward import Forwarder
+from proxyservice.node.forward import FIRST_LOOK_SECONDS, Forwarder
 from proxyservice.node.targets import Target, parse_target
 from tests.leases.harness import store_thread
 from tests.net.joined import Scene, Visitor
@@ -85,3 +88,33 @@ def test_the_same_of_a_target_that_only_an_endpoint_dials(
     visitor, _, told = visited(Target("db:5432", endpoint="tcp:db:5432"))
     assert visitor.ended == ended
     assert len(told) == 1
+
+
+def test_a_target_hears_the_end_when_its_tcp_has_heard_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a full queue of connections Linux may take a FIN for the beginning."""
+    heard = [True, True, False]  # unacknowledged
+    monkeypatch.setattr(forward, "tcp_answers", lambda _: TcpAnswers(heard.pop(0), 0, False, 0.0))
+    reactor = MemoryReactorClock()
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        where = parse_target(f"127.0.0.1:{target.getsockname()[1]}")
+        scene = Scene(acceptor=Forwarder(reactor, where, preamble=None, events=Down()))
+        visitor = scene.visit()
+        visitor.transport.write(b"all of it")
+        visitor.transport.loseWriteConnection()
+        scene.pump()
+        for writer in reactor.getWriters():
+            writer.doWrite()
+        with target.accept()[0] as accepted:
+            assert accepted.recv(100) == b"all of it"
+            accepted.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                accepted.recv(1)
+            reactor.pump([FIRST_LOOK_SECONDS] * 3)
+            assert heard == []
+            accepted.settimeout(10)
+            assert accepted.recv(1) == b""
+        for reader in reactor.getReaders():
+            reader.doRead()
+            reader.connectionLost(Failure(ConnectionDone()))
