@@ -222,7 +222,7 @@ class NonReader:
         self.tls.sendall(proxy_request(number))
         frame_of(self.tls)  # the address
         self.tls.settimeout(0.3)
-        asked = pb.MetricRequest(send_timestamp=1, raw_data=bytes(16_000))
+        asked = pb.MetricRequest(send_timestamp=1, raw_data=bytes(4_000))
         self._request = encode_message(NET, Opcode.METRIC_REQUEST, asked, sender=sender(number))
 
     def ask_until_not_read(self, limit_bytes: int) -> None:

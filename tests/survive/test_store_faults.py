@@ -23,14 +23,18 @@ from tests.survive.conftest import PORTS, Expose, Relays, unused_port
 
 pytestmark = pytest.mark.process
 
+WAITS_SECONDS = 2.0
+"""A node that has no answer by then is one whose request waits for a store that can be written."""
 
-def lease(relay: Relay, number: int) -> str | None:
-    """The address that a new node gets; None when it is closed instead."""
+
+def lease(relay: Relay, number: int, seconds: float = 20.0) -> str | None:
+    """The address that a new node gets; None when it waits for one, or is closed instead."""
     with socket.create_connection(("127.0.0.1", relay.port), timeout=20) as node:
         node.sendall(proxy_request(number))
+        node.settimeout(seconds)
         try:
             message = receive_message(node)
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             return None
         return pb.ProxyResponse.FromString(message.message).proxy_address
 
@@ -38,10 +42,10 @@ def lease(relay: Relay, number: int) -> str | None:
 def keeps_serving_until(relay: Relay, exposing: Program, address: str, what: str) -> None:
     """What was leased is served, nothing new is leased, and it is said once."""
     number = 100
-    wait_until(lambda: lease(relay, number) is None, what=relay.stdout)
+    wait_until(lambda: lease(relay, number, WAITS_SECONDS) is None, what=relay.stdout)
     relay.wait_for(f"store .* cannot be written: .*{what}.*; new leases are refused until it can")
     assert visit(address, b"still") == b"still"
-    assert lease(relay, number + 1) is None
+    assert lease(relay, number + 1, WAITS_SECONDS) is None
     assert "again" not in exposing.stderr, "the node was never lost"
 
 
