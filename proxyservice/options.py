@@ -46,6 +46,13 @@ class PluginOptions(usage.Options):
             print(f"{self.program} {self.command}: {shown}", file=sys.stderr)
             raise SystemExit(WRONG_USAGE_STATUS) from None
 
+    opt_h = usage.Options.opt_help
+
+    def parseArgs(self, *args: str) -> None:
+        """Every plugin of ours takes options alone."""
+        if args:
+            raise usage.UsageError(f"there is an argument {args[0]!r}; only options are taken here")
+
     def getSynopsis(self) -> str:
         """The first line of the help."""
         return f"Usage: {self.program} {self.command} [options]"

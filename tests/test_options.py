@@ -35,7 +35,7 @@ class Options(PluginOptions):
         ),
         (["--zzz", "1"], "twistd example: option --zzz not recognized\n"),
         (["--size"], "twistd example: option --size requires argument\n"),
-        (["more"], "twistd example: Wrong number of arguments.\n"),
+        (["more"], "twistd example: there is an argument 'more'; only options are taken here\n"),
     ],
 )
 def test_wrong_usage(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +43,14 @@ def test_wrong_usage(arguments: list[str], line: str, capsys: pytest.CaptureFixt
         Options().parseOptions(arguments)
     assert ended.value.code == 2
     assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize("asked", ["-h", "--help"])
+def test_help_is_asked_for_as_elsewhere(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Options().parseOptions([asked])
+    assert ended.value.code in (0, None)
+    assert capsys.readouterr().out.startswith("Usage: twistd example [options]")
 
 
 def test_right_usage() -> None:

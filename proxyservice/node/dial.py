@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ DEFAULT_PORT = 6008
 _ADDRESS = r"\[([0-9A-Fa-f:.]+(?:%[^\s%/\[\]]+)?)\]"  # IPv6, and the interface it is behind
 _NAME = r"""([^\s:/\[\]@%?#,\\"'<>]+)"""
 _HOST_PORT = re.compile(rf"(?:{_ADDRESS}|{_NAME})(?::([0-9]{{1,5}}))?")
-
+_HOST_AND_MORE = re.compile(rf"(?:{_ADDRESS}|{_NAME}):[^:/@]*")
 
 log = Logger()
 
@@ -48,7 +48,10 @@ def split_host_port(text: str, default_port: int = 0) -> tuple[str, int]:
     match = _HOST_PORT.fullmatch(text)
     port = int(match[3] or default_port) if match else 0
     if match is None or not 0 < port < 65536:
-        raise ValueError(f"{text!r} is no HOST{'[:PORT]' if default_port else ':PORT'}")
+        reason = f"{text!r} is no HOST{'[:PORT]' if default_port else ':PORT'}"
+        if _HOST_AND_MORE.fullmatch(text):
+            reason += "; a port is a number from 1 to 65535"
+        raise ValueError(reason)
     return match[1] or match[2], port
 
 
@@ -83,6 +86,18 @@ def parse_server(server: str | Server, reactor: Any, trust: TLSTrust | None = No
     return Server(
         TLS_PREFIX + name, lambda: _TLSEndpoint(reactor, host, port, creators.for_attempt())
     )
+
+
+def refuse_unused_trust(servers: Iterable[str | Server], trust: TLSTrust, needs: str) -> None:
+    """Raises ValueError where ``trust`` is asked for and no server has TLS; ``needs`` says how.
+
+    Whoever names a pin believes that the relay is checked by it.
+    """
+    if trust == TLSTrust():
+        return
+    names = [one.name if isinstance(one, Server) else one for one in servers]
+    if not any(name.startswith(TLS_PREFIX) for name in names):
+        raise ValueError(needs)
 
 
 def _suggestion(server: str) -> str:

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from proxyservice.errors import ProxyServiceError
 from proxyservice.net import foreign
 from proxyservice.net.stream_switch import StreamSwitch
-from proxyservice.node.dial import Server, parse_server
+from proxyservice.node.dial import Server, parse_server, refuse_unused_trust
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.keys import open_key
 from proxyservice.node.known_relays import KnownRelays
@@ -43,6 +43,7 @@ from proxyservice.wire.tokens import Token
 
 log = Logger()
 
+NEEDS_TLS = "proxied: ca=, pin= and cert= are for servers with TLS; write tls=yes too"
 EXPECTED = "write proxied:HOST[:PORT] or proxied:servers=HOST[:PORT],..."
 
 
@@ -284,6 +285,7 @@ def parse_endpoint(
     if _yes(options, "tls"):
         names = [TLS_PREFIX + name for name in names]
     trust = _trust(options)
+    refuse_unused_trust(names, trust, NEEDS_TLS)
     token = options.pop("token", None)
     if options:
         raise ValueError(f"proxied: there is no option {min(options)!r}")

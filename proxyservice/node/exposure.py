@@ -18,7 +18,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 
 from proxyservice.errors import StartError
-from proxyservice.node.dial import Server, parse_server
+from proxyservice.node.dial import Server, parse_server, refuse_unused_trust
 from proxyservice.node.events import NodeEvents, guarded
 from proxyservice.node.forward import Forwarder
 from proxyservice.node.identity import NodeIdentity
@@ -50,6 +50,8 @@ RELEASE_SECONDS = 1.5
 
 LONGEST_LABEL_BYTES = 64
 """As the protocol has it (proto/proxyservice.proto, ProxyRequest)."""
+
+NEEDS_TLS = "--ca, --pin and --cert are for relays with TLS; write --via tls:HOST:PORT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,11 @@ def read_settings(
         None if cert is None else cert.absolute(),
         None if cert_key is None else cert_key.absolute(),
     )
+    servers = tuple(_server(argument_text(text), trust) for text in via)
+    refuse_unused_trust(servers, trust, NEEDS_TLS)
     return ExposeSettings(
         targets=tuple(parse_target(text) for text in targets),
-        servers=tuple(_server(argument_text(text), trust) for text in via),
+        servers=servers,
         key_file=(key or directory / KEY_FILE).absolute(),
         key_chosen=key is not None,
         known_relays_file=directory / KNOWN_RELAYS_FILE,
@@ -135,6 +139,8 @@ def _server(text: str, trust: TLSTrust) -> str:
     """`[tls:]HOST[:PORT]`, or what endpoint strings have: `tcp:HOST:PORT`, `tcp:host=H:port=P`."""
     if text.startswith("tcp:") and ":" in text[4:] and not text.startswith("tcp://"):
         text = _of_endpoint(text[4:])
+    if "," in text:
+        raise ValueError(f"{text!r} has a comma; write --via once for each relay")
     try:
         parse_server(text, None, trust)
     except StartError as error:

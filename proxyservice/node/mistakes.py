@@ -15,7 +15,7 @@ TLS_PREFIX = "tls:"
 LONGEST_ANSWER_BYTES = 80
 """So much of what a server says first shows what it is."""
 
-_SCHEME = re.compile("([A-Za-z][A-Za-z0-9+.-]*):/*(?=[^/0-9])|//")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?:/+(?=[^/])|(?=[^/])(?![0-9]+\Z))|//")
 _SAFE_SCHEMES = frozenset({"https", "wss", "tls", "ssl", "tcps"})
 
 _GREETINGS: tuple[tuple[bytes, str], ...] = (

@@ -99,6 +99,27 @@ def test_a_server_may_be_an_endpoint_string() -> None:
             settings("80", via=odd)
 
 
+def test_a_list_of_servers_is_several_options() -> None:
+    with pytest.raises(ValueError, match="write --via once for each relay"):
+        settings("80", via="relay:7,other:7")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"pin": ["ab" * 32]},
+        {"ca": Path("ca.pem")},
+        {"cert": Path("node.pem")},
+        {"cert_key": Path("node.key")},
+    ],
+)
+def test_trust_that_no_relay_would_be_checked_by_is_refused(asked: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="write --via tls:HOST:PORT"):
+        settings("80", via="relay", **asked)
+    if "pin" in asked:  # one of a list is enough
+        assert read_settings(["80"], ["relay", "tls:other"], state_dir="/state", **asked)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("result", "status", "line"),
     [

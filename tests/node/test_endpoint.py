@@ -65,6 +65,9 @@ def test_keywords_as_written() -> None:
         ("a:colour=red", "no option 'colour'"),
         ("a:release=maybe", "neither yes nor no"),
         ("a:tls=yes:pin=00", "is no pin"),
+        ("a:pin=" + "ab" * 32, "tls=yes"),
+        ("a:ca=/nonexistent", "tls=yes"),
+        ("a:cert=/nonexistent", "tls=yes"),
         ("a:tls=yes:ca=/nonexistent", "cannot read /nonexistent"),
     ],
 )

@@ -30,6 +30,11 @@ MEANT = {
     "::1": "[::1]",
     "2001:db8::1": "[2001:db8::1]",
     "fe80::1%eth0": "[fe80::1%eth0]",
+    "http://192.0.2.1:6008": "192.0.2.1:6008",
+    "tcp://192.0.2.1:6008": "192.0.2.1:6008",
+    "https://192.0.2.1": "tls:192.0.2.1",
+    "TLS:192.0.2.1:6008": "tls:192.0.2.1:6008",
+    "ssl:192.0.2.1:6008": "tls:192.0.2.1:6008",
     "https://[2001:db8::1]:7/": "tls:[2001:db8::1]:7",
 }
 
@@ -48,6 +53,12 @@ def test_what_nobody_understands_has_no_suggestion(text: str) -> None:
     with pytest.raises(StartError) as error:
         parse_server(text, None)
     assert "; write" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["relay:0", "relay:99999", "relay:x", "relay:", "[::1]:99999"])
+def test_a_wrong_port_is_told_apart(text: str) -> None:
+    with pytest.raises(StartError, match=r"a port is a number from 1 to 65535$"):
+        parse_server(text, None)
 
 
 @pytest.mark.parametrize("server", ["relay", "r:7", "[::1]:7", "[fe80::1%eth0]:7", "[fe80::1%2]"])
