@@ -8,7 +8,6 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -440,11 +439,3 @@ def test_twist_web_serves_a_folder_with_no_local_port(
     web.again()
     assert web.wait_for(r"web is reached at (\S+)")[1] == address
     web.end(signal.SIGTERM)
-
-
-def test_the_example_echoes(relay: Relay, run: Expose) -> None:
-    example = Path(__file__).parents[2] / "examples" / "echo.py"
-    echoing = run(sys.executable, example, relay.via)
-    address = echoing.wait_for(r"echoing at (\S+)")[1]
-    assert visit(address, b"hello") == b"hello"
-    echoing.end(signal.SIGTERM)
