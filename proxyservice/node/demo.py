@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import signal
 import socket
 import tempfile
 from collections.abc import Callable
@@ -29,6 +30,7 @@ PAYLOAD_BYTES = 1024 * 1024
 APPLICATION_OPCODE = 1000
 LOOPBACK = "127.0.0.1"
 LEASED_PORTS = 8
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Say = Callable[[str], None]
 
@@ -75,8 +77,13 @@ class _DemoNode:
         self._arrivals.pop(0).callback(message)
 
 
-def start_service(reactor: IReactorTime, directory: str) -> tuple[Any, str]:
-    """The service of `twistd proxyservice`, in this process; it and its `host:port`."""
+def start_service(
+    reactor: IReactorTime, directory: str, stop: Callable[[], None]
+) -> tuple[Any, str]:
+    """The service of `twistd proxyservice`, in this process; it and its `host:port`.
+
+    The first signal calls ``stop()``: the service's own way would leave its end to twistd.
+    """
     from proxyservice.tap import Options, makeService
 
     port, low = free_port(), 20000 + free_port() % 9000
@@ -89,7 +96,12 @@ def start_service(reactor: IReactorTime, directory: str) -> tuple[Any, str]:
             f"--state-dir={directory}",
         ]
     )
-    service = makeService(options)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)  # none may go the service's way
+    try:
+        service = makeService(options)
+        on_first_signal(reactor, stop)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
     service.startService()
     return service, f"{LOOPBACK}:{port}"
 
@@ -98,9 +110,7 @@ def start_service(reactor: IReactorTime, directory: str) -> tuple[Any, str]:
 def demonstrate(reactor: Any, say: Say) -> Any:
     """Do the seven steps. Fails with UnreachableError when a byte is missing, or on a signal."""
     with tempfile.TemporaryDirectory(prefix="proxyservice-demo-") as directory:
-        service, server = start_service(reactor, directory)
-        # in place of the service's own, which would leave its end to twistd
-        on_first_signal(reactor, lambda: steps.cancel())
+        service, server = start_service(reactor, directory, lambda: steps.cancel())
         say(f"service: twistd proxyservice, here in this process, on {server}")
         one, two = (_DemoNode(name, server, reactor) for name in ("node 1", "node 2"))
         try:

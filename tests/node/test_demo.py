@@ -50,3 +50,32 @@ def test_an_interrupted_demo_ends_and_cleans_up(tmp_path: Path) -> None:
             demo.kill()
     assert (demo.returncode, said) in ((1, "Error: interrupted\n"), (0, "")), "0: it was faster"
     assert list(tmp_path.iterdir()) == []
+
+
+INTERRUPTED_AT_THE_START = """
+import os, signal
+from unittest import mock
+import proxyservice.tap
+from proxyservice.node.cli import main
+
+made = proxyservice.tap.makeService
+
+def interrupted(options):
+    service = made(options)
+    os.kill(os.getpid(), signal.SIGINT)
+    return service
+
+with mock.patch("proxyservice.tap.makeService", interrupted):
+    main(["demo"])
+"""
+
+
+@pytest.mark.process
+def test_a_signal_while_the_service_begins_ends_the_demo(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_THE_START],
+        cwd=ROOT, capture_output=True, text=True, timeout=30,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (1, "Error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
