@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from tests.node.processes import Program, Relay, visit
 from tests.ports import unused_port
+from tests.server.certificates import Authority
 
 pytestmark = pytest.mark.process
 
@@ -58,3 +61,12 @@ def test_two_nodes_exchange_a_message(relay: Relay, tmp_path: Path) -> None:
     assert re.fullmatch(
         r"bob got b'hello, bob' from \S+\nalice got b'hello, alice'\n", nodes.stdout
     )
+
+
+def test_the_documented_command_prints_a_pin(tmp_path: Path) -> None:
+    certificate, _, pin = Authority(tmp_path, "authority").issue("relay")
+    [command] = re.findall(
+        "^    (openssl x509 .*)$", (TOP / "docs" / "security.md").read_text(), re.M
+    )
+    command = command.replace("relay.crt", shlex.quote(str(certificate)))
+    assert subprocess.check_output(command, shell=True, text=True) == f"{pin}\n"
