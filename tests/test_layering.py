@@ -8,6 +8,8 @@ or under TYPE_CHECKING counts too.
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,3 +147,22 @@ def test_imports_point_one_way(module: str) -> None:
 )
 def test_every_way_to_import_is_seen(source: str, found: set[str]) -> None:
     assert own_parts(names_in(source, "proxyservice.wire")) == found
+
+
+def mapped() -> list[str]:
+    """The modules that the map of docs/architecture.md names; after a # it says what they are."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = page.split("\nproxyservice/\n")[1].split("\ntwisted/plugins/")[0]
+    named, folder = [], ""
+    for line in package.splitlines():
+        found = re.fullmatch(r"  (?:(\w+/) +|( {11}|))(.*)", line.split("#")[0])
+        assert found, f"which folder does this line of the map belong to: {line}"
+        folder = found[1] or (folder if found[2] else "")
+        named += [f"{folder}{name}.py" for name in found[3].split()]
+    return named
+
+
+def test_the_map_names_every_module_once() -> None:
+    there = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")}
+    expected = {module for module in there if not module.endswith("__init__.py")}
+    assert Counter(mapped()) == Counter(expected)
