@@ -6,7 +6,8 @@ Whoever is let in can ask, release and ask again; the log must not be what that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
+
+from proxyservice.leases.buckets import Buckets
 
 LINES_PER_SECOND = 20.0
 BURST_SECONDS = 10.0
@@ -20,17 +21,16 @@ class LeaseLines:
         self, write: Callable[..., None], lines_per_second: float = LINES_PER_SECOND
     ) -> None:
         self._write = write
-        self._seconds_each = 1 / lines_per_second
-        self._spent_until = -inf  # each line moves it on
+        self._rate = lines_per_second
+        self._burst = max(1.0, lines_per_second * BURST_SECONDS)
+        self._spent = Buckets()
         self._untold = 0
 
     def say(self, now: float, line: str, **fields: object) -> None:
         """Write a line, or count it; `now` is a monotonic clock, in seconds."""
-        until = max(self._spent_until, now - BURST_SECONDS) + self._seconds_each
-        if until > now:
+        if self._spent.take(self, now, self._rate, self._burst) > 0:
             self._untold += 1
             return
-        self._spent_until = until
         untold, self._untold = self._untold, 0
         if untold:
             self._write("{untold} more lines about leases, too many to tell", untold=untold)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from math import inf
 
-from proxyservice.server.buckets import Buckets
+from proxyservice.leases.buckets import Buckets
 from proxyservice.server.limits import ServiceLimits
 
 SHARES_SHRINK_FROM = 0.5

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from proxyservice.errors import RefusedError
+from proxyservice.leases.buckets import Buckets
 from proxyservice.leases.lease import Identity
 from proxyservice.leases.quota import KNOWN, counted_source
-from proxyservice.server.buckets import Buckets
 from proxyservice.server.settings import ServiceSettings
 from proxyservice.wire import proxyservice_pb2 as pb
 

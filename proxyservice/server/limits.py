@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxyservice.leases.lines import LINES_PER_SECOND
-from proxyservice.leases.takeovers import BURST, SECONDS_EACH
 from proxyservice.net.keepalive import (
     KEEPALIVE_IDLE_SECONDS,
     USER_TIMEOUT_SECONDS,
@@ -56,9 +55,10 @@ class ServiceLimits:
     seconds_without_lease: float = 120.0
     # Of each listening socket, and no more than the kernel allows (net.core.somaxconn).
     backlog: int = BACKLOG
-    # Of one live lease, from other addresses than its holder's (coturn GHSA-hpq3-g7x4-h7xx).
-    takeover_burst: int = BURST
-    takeover_seconds: float = SECONDS_EACH
+    # Of one live lease, from other addresses than its holder's. A node that changes networks
+    # needs one or two; two nodes that fight would go on for ever (coturn GHSA-hpq3-g7x4-h7xx).
+    takeover_burst: int = 5
+    takeover_seconds: float = 10.0
     # Answers wait here for a peer that does not read; beyond, it is not read either.
     answers_high_bytes: int = 32 * KIB
     # A main connection that takes none of its queued bytes for so long is dead.

@@ -9,11 +9,9 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
-from proxyservice.server.buckets import Buckets
+from proxyservice.leases.buckets import Buckets
+from proxyservice.leases.lines import BURST_SECONDS
 from proxyservice.text import printable
-
-BURST_SECONDS = 10.0
-"""After a calm time so many seconds' worth of lines are written at once."""
 
 LONGEST_REASON_CHARACTERS = 300
 """A reason may quote what the peer sent, in part."""

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, cast
 from twisted.internet.defer import Deferred, fail, succeed
 
 from proxyservice.errors import RefusedError
+from proxyservice.leases.buckets import Buckets
 from proxyservice.leases.lease import Lease, Owner
 from proxyservice.leases.registry import LeaseRegistry
-from proxyservice.leases.takeovers import TakeoverBucket
 from proxyservice.net.acknowledged import acknowledged_bytes
 from proxyservice.net.deadlines import Deadlines
 from proxyservice.net.tcp_answers import tcp_answers
@@ -128,11 +128,11 @@ class Takeovers:
         self._deadlines = deadlines
         self._now = now
         self._contenders: dict[Owner, _Contender] = {}
-        self._buckets: OrderedDict[Owner, TakeoverBucket] = OrderedDict()
+        self._taken_over = Buckets()
 
     def __len__(self) -> int:
         """Newcomers that wait, and leases that were taken over a while ago."""
-        return len(self._contenders) + len(self._buckets)
+        return len(self._contenders) + len(self._taken_over)
 
     def may_take(self, owner: Owner, newcomer: NodeLeases) -> Deferred[None]:
         """Fires when the newcomer may ask the registry; fails with RefusedError."""
@@ -174,16 +174,8 @@ class Takeovers:
 
     def count(self, owner: Owner, now: float) -> float:
         """One takeover more: 0, or how long it has to wait."""
-        bucket = self._buckets.pop(owner, None) or TakeoverBucket(
-            self._limits.takeover_burst, self._limits.takeover_seconds
-        )
-        self._buckets[owner] = bucket
-        for _ in range(2):
-            oldest, waiting = next(iter(self._buckets.items()))
-            if not waiting.is_full(now) or oldest == owner:
-                break
-            del self._buckets[oldest]
-        return bucket.take(now)
+        rate, burst = 1 / self._limits.takeover_seconds, self._limits.takeover_burst
+        return self._taken_over.take(owner, now, rate, burst)
 
     def over(self, owner: Owner, contender: _Contender) -> None:
         """A contender waits no more."""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TypeVar
 
+from proxyservice.leases.buckets import Buckets
 from proxyservice.leases.lease import Owner
 from proxyservice.leases.quota import counted_source
-from proxyservice.server.buckets import Buckets
 from proxyservice.server.memory import Memory
 from proxyservice.server.rules import Rules
 from proxyservice.server.settings import ServiceSettings

@@ -11,7 +11,6 @@ from proxyservice.leases.due import DueTimes
 from proxyservice.leases.lease import Identity, LeaseQuota, LeaseTimes, Owner
 from proxyservice.leases.quota import counted_source
 from proxyservice.leases.table import LeaseTable
-from proxyservice.leases.takeovers import TakeoverBucket
 from proxyservice.wire import proxyservice_pb2 as pb
 from tests.leases.joined import claimed, proved
 
@@ -120,34 +119,6 @@ def test_without_limits_a_trusted_source_has_as_many_as_it_asks_for() -> None:
 )
 def test_counted_source(host: str, source: str) -> None:
     assert counted_source(host) == source
-
-
-# ------------------------------------------------------------------ takeovers
-
-
-def test_takeovers_are_five_at_once_and_then_one_each_ten_seconds() -> None:
-    bucket = TakeoverBucket()
-    assert [bucket.take(1000.0) for _ in range(6)] == [0, 0, 0, 0, 0, 10.0]
-    assert bucket.take(1004.0) == 6.0
-    assert bucket.wait_seconds(1004.0) == 6.0
-    assert bucket.take(1010.0) == 0
-    assert bucket.take(1010.0) == 10.0
-
-
-def test_a_takeover_bucket_fills_to_its_burst_and_no_further() -> None:
-    bucket = TakeoverBucket()
-    assert bucket.is_full(0.0)
-    for _ in range(5):
-        bucket.take(0.0)
-    assert not bucket.is_full(49.9)
-    assert bucket.is_full(50.0)
-    assert [bucket.take(1e6) for _ in range(6)] == [0, 0, 0, 0, 0, 10.0]
-
-
-def test_ten_thousand_tries_are_let_through_at_the_rate() -> None:
-    bucket = TakeoverBucket()
-    allowed = sum(bucket.take(number * 0.1) == 0 for number in range(10_000))
-    assert allowed == 5 + 99  # 999.9 s
 
 
 # ------------------------------------------------------------------ due times

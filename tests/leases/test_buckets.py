@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyservice.server.buckets import Buckets
+from proxyservice.leases.buckets import Buckets
 
 
 def test_a_burst_then_the_rate_and_each_key_for_itself() -> None:
@@ -36,3 +36,29 @@ def test_full_buckets_are_forgotten() -> None:
     for number in range(1000):
         buckets.take(("later", number % 3), 2.0, 10.0, 1e6)
     assert len(buckets) == 3
+
+
+def test_a_burst_of_five_and_then_one_each_ten_seconds() -> None:
+    buckets, slow = Buckets(), (0.1, 5)
+    assert [buckets.take("a", 1000.0, *slow) for _ in range(6)] == [0, 0, 0, 0, 0, 10.0]
+    assert buckets.take("a", 1004.0, *slow) == 6.0
+    assert buckets.wait_seconds("a", 1004.0, *slow) == 6.0
+    assert buckets.take("a", 1010.0, *slow) == 0
+    assert buckets.take("a", 1010.0, *slow) == 10.0
+
+
+def test_a_bucket_fills_to_its_burst_and_no_further() -> None:
+    buckets, slow = Buckets(), (0.1, 5)
+    for _ in range(5):
+        buckets.take("a", 0.0, *slow)
+    buckets.take("b", 49.9, *slow)
+    assert len(buckets) == 2  # the first is not full yet
+    buckets.take("b", 50.0, *slow)
+    assert len(buckets) == 1
+    assert [buckets.take("a", 1e6, *slow) for _ in range(6)] == [0, 0, 0, 0, 0, 10.0]
+
+
+def test_ten_thousand_tries_are_let_through_at_the_rate() -> None:
+    buckets = Buckets()
+    allowed = sum(buckets.take("a", number * 0.1, 0.1, 5) == 0 for number in range(10_000))
+    assert allowed == 5 + 99  # 999.9 s
