@@ -21,6 +21,12 @@ from typing import IO
 OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 """Mode bits that a private file does not have."""
 
+NO_MODES = (
+    "the file system keeps no modes, so whoever may read its files has this secret; "
+    "mount it for this user alone (uid=, umask=0077), or keep the file elsewhere"
+)
+"""Why a secret there is not as private as it should be; see `keeps_modes`."""
+
 LOCK_SECONDS = 2.0
 """A file is read and replaced within milliseconds; whoever holds its lock longer is stuck."""
 

@@ -14,19 +14,14 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from proxyservice.errors import StartError
-from proxyservice.files import keeps_modes
+from proxyservice.files import NO_MODES, OTHERS_MAY, keeps_modes
 
 ROOT = 0
 MOUNT_ALONE = (
     "its file system keeps no modes: mount it for this user alone (uid=, umask=0077), "
     "or choose another place"
 )
-NO_MODES = (
-    "its file system keeps no modes, so whoever may read there has this secret; "
-    "mount it for this user alone (uid=, umask=0077)"
-)
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 
 HAS_OWNERS = hasattr(os, "geteuid")
 """Windows has neither these owners nor these modes; there nothing is checked."""

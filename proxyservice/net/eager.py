@@ -293,4 +293,4 @@ class EagerUnixSocket(EagerSocket):
 
 
 class EagerClient(EagerConnection, tcp.Client):
-    """A connection dialled with Twisted's own machinery; see `net/dial.py`."""
+    """A connection dialled with Twisted's own machinery; see `node/dial.py`."""

@@ -20,8 +20,8 @@ from twisted.python.failure import Failure
 from proxyservice import __version__
 from proxyservice.backup_cli import backup, restore
 from proxyservice.errors import ProxyServiceError
-from proxyservice.files import keeps_modes
-from proxyservice.node.keys import NO_MODES, create_key, load_key
+from proxyservice.files import NO_MODES, keeps_modes
+from proxyservice.node.keys import create_key, load_key
 from proxyservice.node.keys import fingerprint as fingerprint_of
 from proxyservice.node.state import KEY_FILE, state_directory
 from proxyservice.operator_cli import leases

@@ -62,9 +62,7 @@ from proxyservice.wire.framing import (
     StreamPiece,
 )
 from proxyservice.wire.parsing import parse
-
-SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
-"""What marks a frame as the server's own; a relay lets no visitor say it."""
+from proxyservice.wire.relay_rules import SERVER_NET_KEY
 
 PART_B_OPCODES = range(32, 64)
 NEVER_RELAYED = frozenset({Opcode.NONE, Opcode.PROXY_RESPONSE, Opcode.PROXY_REQUEST})

@@ -22,17 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.logger import Logger
 
 from proxyservice.errors import StartError
-from proxyservice.files import OTHERS_MAY, create_private, keeps_modes
+from proxyservice.files import NO_MODES, OTHERS_MAY, create_private, keeps_modes
 from proxyservice.wire.identity import key_fingerprint
 
 KEY_FILE_LIMIT_BYTES = 16 * 1024
 """A key file has 119 bytes; whatever is longer than this is something else."""
-
-NO_MODES = (
-    "the file system keeps no modes, so whoever may read its files has this secret; "
-    "mount it for yourself alone (umask=0077), or keep the file elsewhere"
-)
-"""Why a secret there is not as private as it should be."""
 
 log = Logger()
 

@@ -8,9 +8,7 @@ from proxyservice.net.outlet import Outlet
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.bounds import cut_to_bounds
 from proxyservice.wire.envelope import encode_message
-
-SERVER_NET_KEY = b"PORTER_TCP_NETKEY"
-"""Nodes depend on this literal: no chain key, and the same after a restart."""
+from proxyservice.wire.relay_rules import SERVER_NET_KEY
 
 
 class Answers:

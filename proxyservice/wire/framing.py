@@ -94,11 +94,6 @@ class FrameDecoder:
         """Bytes held: of an unfinished frame, and of what was put off."""
         return len(self._tail) + len(self._later)
 
-    @property
-    def has_more(self) -> bool:
-        """Bytes were put off; `feed`, with or without more of them, goes on with these."""
-        return bool(self._later)
-
     def put_off(self, *, again: bool = False) -> None:
         """While `feed` is walked: yield nothing more of it, keep a copy of the rest.
 

@@ -23,6 +23,10 @@ SERVER_NET_KEYS: Final = tuple(
 )
 """A visitor that used these could forge the server's own messages."""
 
+SERVER_NET_KEY: Final = SERVER_NET_KEYS[0]
+"""What marks a frame as this server's own. Nodes depend on the literal: it is no key of any
+chain, and the same after a restart; a relay lets no visitor say it."""
+
 FORBIDDEN_OPCODES: Final = frozenset((0, 9, 15, *range(32, 64)))
 """The server's and the extension's; opcode 9 from a peer crashes deployed nodes."""
 

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Protocol
 from proxyservice.errors import ProxyServiceError, RefusedError
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.net.turns import Turns
-from proxyservice.node.connection import SERVER_NET_KEY, NodeConnection
+from proxyservice.node.connection import NodeConnection
 from proxyservice.node.connection_owner import ConnectionSettings
 from proxyservice.node.handshake import Handshake
 from proxyservice.node.identity import NodeIdentity
@@ -24,6 +24,7 @@ from proxyservice.wire.bounds import ADDRESS_BYTES, DAY_MS, ORIGIN_BYTES, REASON
 from proxyservice.wire.compression import compress
 from proxyservice.wire.envelope import Opcode, encode_message
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID, HEADER, encode_frame
+from proxyservice.wire.relay_rules import SERVER_NET_KEY
 from proxyservice.wire.stream_frames import stream_control_frame, stream_data_prefix
 from tests.fuzz.script import Script
 from tests.net.test_turns import RunningClock

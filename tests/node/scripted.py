@@ -13,11 +13,11 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from proxyservice.node.connection import SERVER_NET_KEY
 from proxyservice.node.dial import Server
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, decode_message, encode_message
 from proxyservice.wire.framing import DEFAULT_NETWORK_ID, Frame, FrameDecoder
+from proxyservice.wire.relay_rules import SERVER_NET_KEY
 from tests.node.joined import Joined
 
 SENDER = pb.ID(net_key=SERVER_NET_KEY, address="tcp://127.0.0.1:6008")
