@@ -53,33 +53,41 @@ class Line:
 
 
 class Local:
-    """The socket's side of one stream; it knows of the stream only what it is told."""
+    """The socket's side of one stream; it knows of the stream only what it is told.
+
+    ``wrong`` is what it should not have been told: an exception here would go no further
+    than its own stream (`net/foreign.py`).
+    """
 
     def __init__(self, switch: StreamSwitch, stream: Stream) -> None:
         self.switch, self.stream = switch, stream
         self.said, self.heard = bytearray(), bytearray()
         self.held = 0
         self.ended = self.reset = self.has_ended = False
+        self.wrong: list[str] = []
         stream.local = self
+
+    def is_told(self, what: str, *, after_end: bool) -> None:
+        if self.reset or (self.ended and not after_end):
+            self.wrong.append(what)
 
     def send_turn(self) -> None:
         pass
 
     def stream_ready(self) -> None:
-        assert not self.reset
+        self.is_told("ready", after_end=True)
 
     def stream_received(self, view: memoryview) -> None:
-        assert not self.ended
-        assert not self.reset
+        self.is_told("received", after_end=False)
         self.heard += view
         self.held += len(view)
 
     def stream_ended(self) -> None:
-        assert not self.ended
+        self.is_told("ended", after_end=False)
         self.ended = True
 
     def stream_reset(self, code: int, reason: str) -> None:
-        assert not self.reset
+        self.is_told("reset", after_end=True)
         self.reset = True
 
 
@@ -200,6 +208,10 @@ class Joined:
         for end in self.ends:
             assert 0 <= end.switch.multiplexer.granted_bytes <= CREDIT_BOUND_BYTES
             assert sum(local.held for local in end.streams) <= CREDIT_BOUND_BYTES
+        self.check_what_is_told()
+
+    def check_what_is_told(self) -> None:
+        assert not [local.wrong for end in self.ends for local in end.streams if local.wrong]
 
     def settle(self) -> None:
         """Nothing stands in the way any more: all that was said arrives and is consumed."""
@@ -267,6 +279,7 @@ def check(data: bytes) -> None:
         joined.lose()
     else:
         joined.check_nothing_is_lost()
+    joined.check_what_is_told()
 
 
 def seeds() -> Iterator[bytes]:
