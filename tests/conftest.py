@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.logger import LogEvent, globalLogPublisher
 
 from tests.node.processes import open_descriptors
 from tests.ports import unused_port
@@ -37,6 +38,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if heavy:
         config.hook.pytest_deselected(items=heavy)
         items[:] = [item for item in items if not item.get_closest_marker("heavy")]
+
+
+@pytest.fixture(autouse=True)
+def no_assertion_goes_unheard() -> Iterator[None]:
+    """What a test asserts in a protocol or a listener is caught and logged by what calls it."""
+    unheard: list[str] = []
+
+    def note(event: LogEvent) -> None:
+        failure = event.get("log_failure")
+        if failure is not None and failure.check(AssertionError):
+            unheard.append(failure.getTraceback())
+
+    globalLogPublisher.addObserver(note)
+    yield
+    globalLogPublisher.removeObserver(note)
+    assert not unheard, unheard[0]
 
 
 @pytest.fixture(scope="session")
