@@ -214,7 +214,8 @@ class FrameDecoder:
     def _header(self, view: memoryview | bytearray, pos: int) -> tuple[int, int, int]:
         network_id, flag, algorithm, body_bytes = HEADER.unpack_from(view, pos)
         if network_id != self._network_id:
-            raise FrameError(f"network id {network_id:#010x} in a header")
+            told = f"a header is of network id {network_id}, not of {self._network_id}"
+            raise FrameError(told)
         if not 0 < body_bytes <= self._max_any_bytes:
             raise FrameError(f"a body of {body_bytes} bytes")
         return flag, algorithm, body_bytes

@@ -6,10 +6,12 @@ import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from proxyservice.leases.lines import BURST_SECONDS, LINES_PER_SECOND
 from proxyservice.net.acknowledged import acknowledged_bytes
 from proxyservice.net.tcp_answers import TcpAnswers
 from proxyservice.server import takeover
@@ -19,8 +21,10 @@ from proxyservice.wire.envelope import Opcode
 from tests.attacks.kit import keepalive, proxy_request, receive_message, register
 from tests.attacks.running import RunningService, scaled
 from tests.leases.harness import store_thread
+from tests.leases.joined import claimed
 from tests.node.joined import End
 from tests.server.memory import MemoryRelay, RawNode
+from tests.server.test_refusals import logged
 
 HOME, ELSEWHERE = "198.51.100.1", "203.0.113.9"
 
@@ -253,6 +257,16 @@ def test_who_contends_while_the_holder_is_cut_does_not_get_it_either(
     again = relay.node(1, source=HOME)
     claim(again)
     assert port_told(again) == port
+
+
+def test_asking_for_a_lease_that_waits_does_not_fill_the_log() -> None:
+    relay = MemoryRelay()
+    relay.factory.takeovers.cut_holders.cut(claimed(1), HOME, relay.clock.seconds())
+    newcomer: Any = SimpleNamespace(connection=SimpleNamespace(source=ELSEWHERE))
+    with logged() as text:
+        for _ in range(1000):
+            assert relay.factory.takeovers.refusal(claimed(1), newcomer) is not None
+    assert 0 < text.getvalue().count("does not get it") <= LINES_PER_SECOND * BURST_SECONDS
 
 
 def test_after_the_time_of_a_lease_it_waits_no_more(relay: MemoryRelay) -> None:
