@@ -55,6 +55,10 @@ DUE_AT_ONCE = 256
 RETRY_SECONDS = 60.0
 """When nothing that is known brings a port back: one may be given back at any time."""
 
+LONGEST_FULL_RETRY_SECONDS = 300.0
+"""After that a node asks again, even if every lease lasts longer: any owner may release its
+address before, and the operator may have started the relay with the right range again."""
+
 
 class LeaseTable:
     """Who has which port of `ports` (a range); `epoch` rises with every start."""
@@ -364,6 +368,7 @@ class LeaseTable:
             f"no port is left: all of {ports} are leased; one may be free in "
             f"{format_duration(round(retry))}, and a wider --ports of the relay has more"
         )
+        retry = min(retry, LONGEST_FULL_RETRY_SECONDS)
         return RefusedError(pb.REFUSAL_EXHAUSTED, reason, retry)
 
     def _go_live(self, lease: Lease, now: float) -> None:

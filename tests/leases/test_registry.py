@@ -14,6 +14,8 @@ from proxyservice.leases.commits import RETRY_SECONDS
 from proxyservice.leases.lease import LeaseQuota, LeaseTimes
 from proxyservice.leases.reading import StoredLeases
 from proxyservice.leases.store import sqlite_url
+from proxyservice.leases.table import LONGEST_FULL_RETRY_SECONDS
+from proxyservice.units import format_duration
 from proxyservice.wire import proxyservice_pb2 as pb
 from tests.leases.harness import (
     DISK_FULL,
@@ -259,8 +261,12 @@ def test_a_proved_lease_beyond_its_promise_goes_only_when_nothing_else_is_left()
         run.registry.holding_ended(owner, grant.generation)
         run.pass_time(1)
     assert run.refusal(ALICE).code == pb.REFUSAL_EXHAUSTED
-    assert run.refusal(ALICE).retry_after_seconds == TIMES.ttl - 2
-    run.pass_time(TIMES.ttl)
+    refused = run.refusal(ALICE)
+    assert f"one may be free in {format_duration(TIMES.ttl - 2)}" in str(refused)
+    assert refused.retry_after_seconds == LONGEST_FULL_RETRY_SECONDS
+    run.pass_time(TIMES.ttl - 12)
+    assert run.refusal(ALICE).retry_after_seconds == pytest.approx(10.0)
+    run.pass_time(12)
     assert run.port_of(proved(1)) == 1
     assert run.lease(ALICE).lease.port == 1, "the one least recently heard goes first"
     assert run.port_of(proved(1)) is None
