@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -69,10 +70,18 @@ def _network_id(text: str) -> int:
 
 
 def _interface(text: str) -> str:
+    """An address where this machine can listen: else each port would seem to be taken."""
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError:
         raise ValueError(f"{text!r} is no IP address") from None
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.bind((str(address), 0))
+    except OSError as error:
+        raise ValueError(f"cannot listen on {address}: {error.strerror}") from None
+    return str(address)
 
 
 def _public_host(text: str) -> str:

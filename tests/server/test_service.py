@@ -297,6 +297,8 @@ def test_a_visitor_waits_while_the_node_does_not_read_and_loses_nothing(relay: R
         ["--network-id", "-1"],
         ["--node-address", "127.0.0.1:1"],
         ["--port-interface", "eth0"],
+        ["--port-interface", "192.0.2.77"],
+        ["--port-interface", "2001:db8::77"],
         ["--store", "mysql://x"],
         ["--store", "sqlite:////nonexistent/x"],
         ["--listen", "nonsense:1"],
