@@ -8,6 +8,7 @@ import os
 import random
 import sqlite3
 import stat
+import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -345,6 +346,22 @@ def test_a_backup_is_a_new_file(state: Path, tmp_path: Path, file: str, said: st
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     name = file if file.startswith(("/", "-")) or not file else str(tmp_path / file)
     refused("backup", name, state, said)
+
+
+@as_root
+def test_a_full_disk_for_the_backup_is_named_as_that(state: Path, tmp_path: Path) -> None:
+    """And not as the disk of the store, which has room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        said = refused("backup", disk / "relay.backup", state)
+        assert "the disk that the backup goes to is full" in said
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_backup_is_never_overwritten(state: Path, made: Path) -> None:

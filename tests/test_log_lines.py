@@ -16,7 +16,7 @@ OPERATIONS = PACKAGE.parent / "docs" / "operations.md"
 OF_NODES = ("node", "node_tap.py")
 """Modules that no relay runs."""
 
-LEVELS = {"info", "warn", "error", "critical", "failure"}
+LEVELS = {"debug", "info", "warn", "error", "critical", "failure"}
 
 VALUES = {
     "{outcome}": ("expired", "released", "revoked"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,20 @@ def copy_store(source: Path, target: Path) -> None:
 
     The service may go on writing meanwhile. Raises StoreError.
     """
-    with store_errors(source, "backed up"):
+    with store_errors(source, "backed up"), _full_target():
         while not _copied(source, target):  # a service began or ended at the same moment
             target.unlink()
+
+
+@contextmanager
+def _full_target() -> Iterator[None]:
+    """Of the two files only the copy grows."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "full" not in str(error):
+            raise
+        raise StoreError("the disk that the backup goes to is full; make room there") from None
 
 
 def _copied(source: Path, target: Path) -> bool:

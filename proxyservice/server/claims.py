@@ -20,7 +20,8 @@ class Claimed(Enum):
     def check(self, source: str) -> None:
         """Raises RefusedError when a node at this canonical address has to prove its key."""
         if self is Claimed.DENY or (self is Claimed.LOCAL and not _is_local(source)):
-            raise RefusedError(pb.REFUSAL_UNAUTHENTICATED, "here a node has to prove its key")
+            reason = "here a node has to prove its key, as the relay's --claimed says"
+            raise RefusedError(pb.REFUSAL_UNAUTHENTICATED, reason)
 
 
 def _is_local(source: str) -> bool:

@@ -89,7 +89,7 @@ class Tokens:
         token = self.known.get(proof.token_id)
         key = NOBODYS_KEY if token is None else token.public_key  # either takes the same time
         if not verify_proof(key, proof.token_signature, signed) or token is None:
-            raise _refused("the token is not one of this relay")
+            raise _refused(f"the token is not one of this relay: {NEW_ONE}")
         self.check(token, wall_now)
         return token
 
@@ -97,9 +97,12 @@ class Tokens:
         """Whether a token that was good still is. Raises RefusedError."""
         now = self.known.get(token.id)
         if now is None or now.public_key != token.public_key:
-            raise _refused("the token was revoked")
+            raise _refused(f"the token was revoked: {NEW_ONE}")
         if wall_now >= now.ends:
-            raise _refused("the token has expired")
+            raise _refused(f"the token has expired: {NEW_ONE}")
+
+
+NEW_ONE = "ask the relay's operator for a new one, and name it with --token FILE"
 
 
 def _refused(reason: str) -> RefusedError:

@@ -54,13 +54,13 @@ class VisitorGate:
         """
         limits, source = self._settings.limits, self._counted_as(host)
         if not rules.allows_visitor(host):
-            return "its address is not allowed"
+            return "its address is not allowed, see visitor_allow and visitor_deny in --policy"
         if not self._memory.room_for_visitor_of(source):
-            return "memory is short"
+            return "memory is short, see --limit memory-bytes and memory-share-per-source"
         if open_visitors >= self.most(rules):
-            return "too many visitors"
+            return "too many visitors, see --limit visitors-per-lease and visitors in --policy"
         if source is not None and self._open_of.get(source, 0) >= limits.visitors_per_source:
-            return "too many visitors from its address"
+            return "too many visitors from its address, see --limit visitors-per-source"
         return None if waited else self._too_fast(owner, source, rules)
 
     def _too_fast(self, owner: Owner, source: str | None, rules: Rules) -> str | None:
@@ -68,10 +68,15 @@ class VisitorGate:
         if source is not None:
             rate, burst = limits.visitor_rate_per_source, limits.visitor_burst_per_source
             if self._arrivals.take(source, now, rate, burst):
-                return "too many visitors a second from its address"
+                return (
+                    "too many visitors a second of its address, see --limit visitor-rate-per-source"
+                )
         rate = self.rate(rules)
         if rate and self._arrivals.take(owner, now, rate, max(1.0, rate)):
-            return "too many visitors a second"
+            return (
+                "too many visitors a second, see --limit visitor-rate-per-lease and "
+                "visitors_per_second in --policy"
+            )
         return None
 
     def unwelcome(self, visitors: Iterable[V], rules: Rules) -> list[V]:

@@ -18,7 +18,7 @@ from proxyservice.node.endpoint import parse_endpoint
 from proxyservice.node.tokens import TOKEN_VARIABLE, find_token, make_token, write_token
 from proxyservice.server.access import Access
 from proxyservice.server.claims import Claimed
-from proxyservice.server.tokens import Tokens
+from proxyservice.server.tokens import NEW_ONE, Tokens
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
 from proxyservice.wire.tokens import Token
@@ -383,7 +383,7 @@ def test_expose_needs_a_token_and_ends_when_it_is_revoked(
         relay.process.send_signal(signal.SIGHUP)
         for node in (by_file, by_environment):
             assert node.ended() == 1
-            assert "the token was revoked" in node.stderr
+            assert f"the token was revoked: {NEW_ONE}" in node.stderr
         assert time.monotonic() - begun < (5 if full() else 20)
         with pytest.raises(OSError):  # noqa: PT011 - refused or reset, as the moment wants
             visit(address, b"hello")
