@@ -74,6 +74,13 @@ def leases(
         network_id = DEFAULT_NETWORK_ID
     stored = _open(state_dir, store, network_id)
     try:
+        known = stored.network_ids()
+        if known and network_id not in known:
+            others = ", ".join(map(str, known))
+            click.echo(
+                f"no leases of network id {network_id}; --network-id has some for: {others}",
+                err=True,
+            )
         if at is not None and port is not None:
             _tell_holder(stored.holder_at(port, at), port, at, as_json=as_json)
         else:

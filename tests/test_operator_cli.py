@@ -61,6 +61,14 @@ def at(hour: int, minute: int) -> str:
     return f"2026-03-01T{hour}:{minute:02}"
 
 
+def test_another_network_id_is_no_empty_list_without_a_word(state: Path) -> None:
+    ran = leases(state, "--network-id", "99")
+    assert ran.exit_code == 0
+    told = f"no leases of network id 99; --network-id has some for: {DEFAULT_NETWORK_ID}\n"
+    assert ran.stderr == told
+    assert leases(state).stderr == ""
+
+
 def test_the_list_has_a_line_for_each_port(state: Path) -> None:
     ran = leases(state)
     assert ran.exit_code == 0

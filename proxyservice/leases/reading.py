@@ -12,7 +12,13 @@ import sqlalchemy as sa
 from proxyservice.errors import StoreError
 from proxyservice.leases.rows import QUARANTINED, PastLease, Row
 from proxyservice.leases.schema import SCHEMA_VERSION, clock, history, leases, version_of
-from proxyservice.leases.store import LOCKED_SECONDS, owner_in, read_rows, store_errors
+from proxyservice.leases.store import (
+    LOCKED_SECONDS,
+    network_ids,
+    owner_in,
+    read_rows,
+    store_errors,
+)
 
 
 def has_log(path: Path) -> bool:
@@ -67,6 +73,11 @@ class StoredLeases:
             heartbeat = connection.execute(sa.select(clock.c.heartbeat).where(own)).scalar()
             rows = read_rows(connection, self._network_id)
             return float(heartbeat or 0.0), sorted(rows, key=lambda row: row.port)
+
+    def network_ids(self) -> list[int]:
+        """Those that have leases or quarantined ports."""
+        with store_errors(self._path, "read"), self._engine.connect() as connection:
+            return network_ids(connection)
 
     def holder_at(self, port: int, wall_time: float) -> PastLease | None:
         """Whose the port was at a moment (seconds since 1970); None: nobody's, as far as is known.

@@ -82,6 +82,12 @@ class LeaseRecord:
         lost = [
             row for row in loaded.rows if not restore(self._table, row, loaded.heartbeat, now, wall)
         ]
+        if loaded.other_networks:
+            log.warn(
+                "the store has leases of network id {others} only, not of this relay's; "
+                "nothing is lost, a start with that --network-id uses them again",
+                others=", ".join(map(str, loaded.other_networks)),
+            )
         parked = sorted(one.port for one in self._table if one.state is LeaseState.PARKED)
         if parked:
             log.warn(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ class Loaded:
     epoch: int  # of this start; already committed
     heartbeat: float  # wall time when the last run was last alive
     rows: list[Row]  # least recently heard first
+    other_networks: list[int] = field(default_factory=list)
+    """When there are no rows: the network ids that have some."""
+
+
+def network_ids(connection: sa.Connection) -> list[int]:
+    """Those that have leases or quarantined ports."""
+    chosen = sa.select(leases.c.network_id).distinct().order_by(leases.c.network_id)
+    return list(connection.execute(chosen).scalars())
 
 
 def store_url(text: str, directory: Path) -> str:
@@ -119,7 +127,9 @@ class LeaseStore:
             upsert = insert(clock).on_conflict_do_update(["network_id"], set_=row)
             connection.execute(upsert, row)
             self._epoch = epoch
-            return Loaded(epoch, heartbeat, read_rows(connection, self._network_id))
+            rows = read_rows(connection, self._network_id)
+            others = [] if rows else network_ids(connection)
+            return Loaded(epoch, heartbeat, rows, others)
 
     def write(self, batch: Batch) -> None:
         """Commit all of it, or nothing; nothing once another service has opened the store."""

@@ -10,7 +10,7 @@ import pytest
 
 from proxyservice.leases.lease import Identity, LeaseTimes, Owner
 from proxyservice.leases.reading import StoredLeases
-from proxyservice.leases.store import sqlite_url
+from proxyservice.leases.store import LeaseStore, sqlite_url
 from proxyservice.operator_cli import _cells
 from proxyservice.wire import proxyservice_pb2 as pb
 from tests.leases.harness import DISK_FULL, Disk, Run, on_disk, store_thread
@@ -48,6 +48,19 @@ def restarts() -> Restarts:
         first.lease(owner, wanted_port=USUAL[number])
     first.stop()
     return made
+
+
+def test_a_start_with_another_network_id_says_whose_leases_there_are(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "store")
+    usual = Run(LeaseStore(url, 1), USUAL, times=TIMES)
+    usual.lease(OWNERS[0])
+    usual.stop()
+    with logged() as text:
+        Run(LeaseStore(url, 2), USUAL, times=TIMES).stop()
+    assert "leases of network id 1 only, not of this relay's" in text.getvalue()
+    with logged() as text:
+        Run(LeaseStore(url, 1), USUAL, times=TIMES).stop()
+    assert "network id" not in text.getvalue()
 
 
 def test_one_start_with_another_range_loses_nothing(restarts: Restarts) -> None:
