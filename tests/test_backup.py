@@ -364,6 +364,27 @@ def test_a_full_disk_for_the_backup_is_named_as_that(state: Path, tmp_path: Path
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def test_a_store_of_the_version_before_is_saved_and_restored(tmp_path: Path) -> None:
+    """Before an upgrade there is nothing newer that could read it."""
+    state, copy = tmp_path / "state", tmp_path / "copy"
+    state.mkdir(mode=0o700)
+    relay_id(state)
+    older = Path(__file__).parent / "leases" / "store_version_2.sql"
+    with closing(sqlite3.connect(state / "leases.sqlite")) as connection:
+        connection.executescript(older.read_text())
+    file = tmp_path / "relay.backup"
+    assert ran("backup", file, state).exit_code == 0
+    assert ran("restore", file, copy).exit_code == 0
+    stored = "SELECT * FROM leases ORDER BY port"
+    with (
+        closing(sqlite3.connect(state / "leases.sqlite")) as before,
+        closing(sqlite3.connect(copy / "leases.sqlite")) as after,
+    ):
+        rows = before.execute(stored).fetchall()
+        assert rows
+        assert after.execute(stored).fetchall() == rows
+
+
 def test_a_backup_is_never_overwritten(state: Path, made: Path) -> None:
     refused("backup", made, state, "is there already")
 
