@@ -37,6 +37,23 @@ _HAVE_LINKS = (errno.EEXIST, errno.ENOENT, *_DISK_TROUBLE)
 """Why a link fails where links are to be had."""
 
 
+PARENT_MODE = 0o755
+"""Of folders that are made on the way: whatever the umask, nobody else may write there."""
+
+
+def make_private_directory(directory: Path) -> None:
+    """Make it, mode 0700, and what is missing above it. What is there stays as it is.
+
+    Raises OSError. With no umask, as some supervisors and containers start a
+    process, the folders above would be open to everybody, and whoever may rename
+    a folder there can replace what is kept below.
+    """
+    missing = [folder for folder in directory.parents if not os.path.lexists(folder)]
+    for folder in reversed(missing):
+        folder.mkdir(mode=PARENT_MODE, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
 def create_private(path: Path, content: bytes) -> None:
     """Put a new file in its place, mode 0600. Raises OSError, also when there is one."""
     _write_beside(path, content, _rename_if_absent)

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from proxyservice.errors import StartError
+from proxyservice.files import make_private_directory
 from proxyservice.leases.lease import LeaseTimes
 from proxyservice.leases.registry import LeaseRegistry
 from proxyservice.leases.store import FILE_NAME, LeaseStore, store_url
@@ -318,7 +319,7 @@ def make_state_directory(option: str) -> Path:
     except StartError as error:
         raise usage.UsageError(f"--state-dir: {error}") from None
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(directory)
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError("not writable")
         check_directory(directory)

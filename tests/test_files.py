@@ -8,14 +8,23 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxyservice import files
-from proxyservice.files import create_private, keeps_modes, locked, replace_private
+from proxyservice.files import (
+    create_private,
+    keeps_modes,
+    locked,
+    make_private_directory,
+    replace_private,
+)
+from proxyservice.node.keys import load_or_create_key
+from proxyservice.ownership import check_directory
+from proxyservice.tap import make_state_directory
 
 
 def refusing(number: int) -> Callable[..., Any]:
@@ -139,3 +148,33 @@ def test_where_there_are_no_locks_work_goes_on(
         pass
     monkeypatch.setattr(os, "link", refusing(errno.EPERM))
     create_private(tmp_path / "secret", b"one")
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """As a process has it whose supervisor, or container, has set none."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_nobody_else_can_change_a_directory_nor_what_is_made_above_it(tmp_path: Path) -> None:
+    directory = tmp_path / "state" / "here" / "proxyservice"
+    make_private_directory(directory)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (directory, *directory.parents[:2])]
+    assert modes == [0o700, 0o755, 0o755]
+    make_private_directory(directory)  # is no error when it is there
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_a_first_start_without_a_umask_makes_nothing_that_the_next_refuses(
+    tmp_path: Path,
+) -> None:
+    state, key = tmp_path / "relay" / "state", tmp_path / "node" / "state" / "node.key"
+    make_state_directory(str(state))
+    load_or_create_key(key)
+    for directory in (state, key.parent):
+        check_directory(directory)

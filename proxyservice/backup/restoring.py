@@ -24,6 +24,7 @@ from proxyservice.backup.archive import (
     Manifest,
 )
 from proxyservice.errors import StartError, StoreError
+from proxyservice.files import make_private_directory
 from proxyservice.leases.copying import raise_epochs
 from proxyservice.ownership import check_directory
 from proxyservice.state import RESTORED, RESTORING, refuse_unfinished
@@ -116,7 +117,7 @@ def _make(directory: Path) -> list[Path]:
             break
         made.append(folder)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(directory)
     except OSError as error:
         raise StartError(f"cannot make {directory}: {error.strerror}") from None
     return made

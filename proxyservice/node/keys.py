@@ -22,7 +22,13 @@ from cryptography.hazmat.primitives.serialization import (
 from twisted.logger import Logger
 
 from proxyservice.errors import StartError
-from proxyservice.files import NO_MODES, OTHERS_MAY, create_private, keeps_modes
+from proxyservice.files import (
+    NO_MODES,
+    OTHERS_MAY,
+    create_private,
+    keeps_modes,
+    make_private_directory,
+)
 from proxyservice.wire.identity import key_fingerprint
 
 KEY_FILE_LIMIT_BYTES = 16 * 1024
@@ -59,7 +65,7 @@ def create_key(path: Path, *, in_new_directory: bool = True) -> Ed25519PrivateKe
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
         if in_new_directory:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_directory(path.parent)
         elif not path.parent.is_dir():
             raise StartError(
                 f"cannot create key file {path}: there is no directory {path.parent}; "

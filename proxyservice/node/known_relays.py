@@ -19,7 +19,7 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from proxyservice.errors import StartError, UntrustedError
-from proxyservice.files import locked, replace_private
+from proxyservice.files import locked, make_private_directory, replace_private
 from proxyservice.text import decode_text
 
 RELAY_ID_BYTES = 32
@@ -80,7 +80,7 @@ class KnownRelays:
         if known is not None:
             return known
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_directory(path.parent)
             with locked(path):
                 return self._pinned(path, server, relay_id)
         except OSError as error:
