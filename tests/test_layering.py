@@ -34,7 +34,17 @@ MAY_IMPORT = {
     },
     "web": {"web", "server", "leases", "net", "wire", "errors", "units", "text"},
     "backup": {
-        *("backup", "leases", "server", "errors", "ownership", "running", "state", "state_lock"),
+        *(
+            "backup",
+            "files",
+            "leases",
+            "server",
+            "errors",
+            "ownership",
+            "running",
+            "state",
+            "state_lock",
+        ),
     },
     "errors.py": {"text"},
     "units.py": set(),

@@ -13,6 +13,7 @@ from math import inf
 
 from twisted.logger import Logger
 
+from proxyservice.errors import StartError
 from proxyservice.net.descriptor_limit import MOST, raise_descriptor_limit
 
 VISITORS_SHARE = 0.85
@@ -29,6 +30,8 @@ those who connect faster than they are served must not leave each other without.
 DESCRIPTORS_PER_NODE = 3
 """Main connection, proxy port, one visitor."""
 
+REMEDY = "raise the hard limit (LimitNOFILE=, ulimit -Hn)"
+
 log = Logger()
 
 
@@ -41,10 +44,24 @@ class Descriptors:
         self._short = False
 
     def raise_limit(self) -> int:
-        """To what the system allows; return that."""
+        """To what the system allows; return that.
+
+        Raises StartError where no node could be served: each would find its
+        connection closed without a word.
+        """
         most = raise_descriptor_limit() or MOST
         self._limit = most
+        if self.nodes < 1:
+            raise StartError(
+                f"{most} descriptors are too few for one node with one visitor, "
+                f"{RESERVED_FOR_NODES + DESCRIPTORS_PER_NODE} are the least; {REMEDY}"
+            )
         return most
+
+    @property
+    def limit(self) -> int:
+        """How many there may be, once `raise_limit` has said it."""
+        return int(self._limit)
 
     @property
     def nodes(self) -> int:
@@ -73,8 +90,9 @@ class Descriptors:
             else:
                 log.warn(
                     "visitors are turned away: {count} sockets are open, and {limit} descriptors "
-                    "are all; raise the hard limit (LimitNOFILE=, ulimit -Hn)",
+                    "are all; {remedy}",
                     count=count,
                     limit=int(most),
+                    remedy=REMEDY,
                 )
         return room

@@ -23,7 +23,7 @@ from proxyservice.net.outlet import Outlet
 from proxyservice.net.turns import Share, Turns
 from proxyservice.server.access import Access
 from proxyservice.server.admission import Admission
-from proxyservice.server.descriptors import Descriptors
+from proxyservice.server.descriptors import REMEDY, Descriptors
 from proxyservice.server.lease_changes import LeaseChanges
 from proxyservice.server.main import MainConnection
 from proxyservice.server.memory import Memory
@@ -138,9 +138,8 @@ class MainFactory(Factory):
         None closes the socket. Without an address (behind a front end it is not known yet)
         the source's share is `admits`' to look after.
         """
-        if not (self.descriptors.room_for_node and self.memory.room_for_node):
-            return None
-        if not self.admits(canonical(getattr(addr, "host", ""))):
+        host = canonical(getattr(addr, "host", ""))
+        if not (self._has_room(host) and self.admits(host)):
             return None
         rest_seconds = self._admission.taken(self.now())
         if rest_seconds:
@@ -148,6 +147,20 @@ class MainFactory(Factory):
         connection = MainConnection()
         connection.factory = self
         return connection
+
+    def _has_room(self, host: str) -> bool:
+        """Whether there is a descriptor, and memory, for one more node.
+
+        Else the operator is told: the node sees its connection end, and cannot know why.
+        """
+        if not self.descriptors.room_for_node:
+            why = f"no descriptor is left for it; {REMEDY}"
+        elif not self.memory.room_for_node:
+            why = "memory is short; --limit memory-bytes allows more"
+        else:
+            return True
+        self.refusals.connection(host or "a front end", why)
+        return False
 
     def admits(self, host: str) -> bool:
         """Whether one more connection of this (canonical) address fits in its source's share."""

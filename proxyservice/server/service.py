@@ -67,6 +67,7 @@ class ProxyService(Service):
 
     def startService(self) -> None:
         """Lock, open the store, listen. Raises StartError or StoreError."""
+        self._factory.descriptors.raise_limit()
         self._lock.take()
         try:
             self._registry.startService()
@@ -133,7 +134,6 @@ class ProxyService(Service):
 
     def _announce(self) -> None:
         descriptors = self._factory.descriptors
-        most = descriptors.raise_limit()
         for port in self._main_ports:
             host = port.getHost()
             log.info(
@@ -145,7 +145,7 @@ class ProxyService(Service):
                 network_id=self._factory.settings.network_id,
                 low=self._port_range.start,
                 high=self._port_range.stop - 1,
-                descriptors=most,
+                descriptors=descriptors.limit,
                 nodes=descriptors.nodes,
             )
 

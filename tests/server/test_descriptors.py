@@ -6,7 +6,11 @@ import resource
 from collections.abc import Iterator
 
 import pytest
+from twisted.internet.address import IPv4Address
+from twisted.logger import capturedLogs as capture_logs
+from twisted.logger import formatEvent
 
+from proxyservice.errors import StartError
 from proxyservice.server.descriptors import Descriptors
 from proxyservice.wire.envelope import Opcode
 from tests.leases.harness import StoreThread, store_thread
@@ -64,6 +68,37 @@ def test_a_crowd_that_connects_before_it_asks_is_served_to_the_last(
     for node in nodes:
         assert node.take(Opcode.PROXY_RESPONSE).payload.proxy_address
     assert relay.factory.sockets + bound(relay) == LIMIT - 32
+
+
+def test_the_operator_is_told_why_a_node_is_not_taken(relay: MemoryRelay) -> None:
+    let_in(relay)
+    with capture_logs() as events:
+        assert relay.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 5)) is None
+    told = [formatEvent(event) for event in events]
+    (line,) = told
+    assert line.startswith("took no connection of 192.0.2.1: no descriptor is left for it; raise")
+
+
+@pytest.mark.parametrize("limit", [20, 66])
+def test_where_no_node_could_be_served_there_is_no_start(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: None)
+    with pytest.raises(StartError, match=f"^{limit} descriptors are too few .*, 67 are the least"):
+        Descriptors(lambda: 0).raise_limit()
+
+
+def test_with_the_least_that_is_named_one_node_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (67, 67))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: None)
+    open_sockets = [0]
+    descriptors = Descriptors(lambda: open_sockets[0])
+    descriptors.raise_limit()
+    assert descriptors.nodes == 1
+    assert descriptors.room_for_node
+    open_sockets[0] = 2  # its main connection and its port
+    assert descriptors.room_for_visitor
 
 
 def test_a_further_port_takes_nothing_that_is_promised_to_others(relay: MemoryRelay) -> None:
