@@ -124,6 +124,15 @@ def ends_one_by_one(transport: Any) -> None:
         transport.__class__ = TwoWayTLS
 
 
+def handshake_waits(transport: Any) -> bool:
+    """Whether this is a `TwoWayTLS` whose peer has not finished the handshake.
+
+    To be asked: a protocol that says it wants to hear of it (`IHandshakeListener`)
+    is no longer told of half-closes by `HostnameEndpoint`.
+    """
+    return isinstance(transport, TwoWayTLS) and not transport._handshakeDone
+
+
 class TwoWayTLSFactory(TLSMemoryBIOFactory):
     """Makes them."""
 

@@ -23,7 +23,7 @@ from proxyservice.net.stream_socket import StreamSocket
 from proxyservice.net.stream_switch import StreamSwitch
 from proxyservice.net.tcp_answers import tcp_answers
 from proxyservice.net.tls_transport import tls_failure
-from proxyservice.net.two_way_tls import ends_one_by_one
+from proxyservice.net.two_way_tls import ends_one_by_one, handshake_waits
 from proxyservice.net.underneath import tcp_socket
 from proxyservice.node.events import NodeEvents
 from proxyservice.node.streams import Visit
@@ -34,6 +34,10 @@ from proxyservice.wire import proxyservice_pb2 as pb
 
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.001, 0.1
 """Until the next look at whether a target's TCP has heard everything; on loopback it had."""
+
+HANDSHAKE_SECONDS = 30.0
+"""A busy TLS server that answers at all has done so by then, what TCP sends again included.
+Without an end a visitor of one that hangs would wait for as long as he likes, and nobody know."""
 
 Preamble = Callable[[Visit], bytes]
 """What a target hears of a visitor before its first byte (a PROXY protocol header)."""
@@ -88,6 +92,10 @@ class Forwarder:
     def not_spoken_with(self, why: str) -> None:
         """The target is there, and TLS with it fails; the user gets a word."""
         self._events.target_down(self._target.name, f"TLS failed: {why}")
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Any:
+        """A delayed call of the reactor that this runs in."""
+        return self._reactor.callLater(seconds, call)
 
     def ended(self) -> None:
         """A visitor's stream is over."""
@@ -276,6 +284,7 @@ class OrdinaryTargetSocket(TargetSocket):
     _full = False
     _end_waits = False  # for the transport to be empty
     _write_ended = False
+    _handshake_late: Any = None  # a delayed call
 
     def connectionMade(self) -> None:
         """Hear of full and empty."""
@@ -283,8 +292,16 @@ class OrdinaryTargetSocket(TargetSocket):
         self._handle = tcp_socket(self.transport)
         if self._handle is not None:
             configure_visitor(self._handle)
+        if handshake_waits(self.transport):
+            later = self._forwarder.call_later
+            self._handshake_late = later(HANDSHAKE_SECONDS, self._without_handshake)
         self.transport.registerProducer(self, True)
         super().connectionMade()
+
+    def _without_handshake(self) -> None:
+        if handshake_waits(self.transport):
+            self._forwarder.not_spoken_with(f"no answer to it within {HANDSHAKE_SECONDS:g} s")
+            self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         self._forwarder.bytes_out += len(data)
@@ -314,6 +331,8 @@ class OrdinaryTargetSocket(TargetSocket):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default value
         """Where TLS ended it the user hears why; its visitor is reset like any other."""
+        if self._handshake_late is not None and self._handshake_late.active():
+            self._handshake_late.cancel()
         if why := _tls_trouble(reason):
             self._forwarder.not_spoken_with(why)
         super().connectionLost(reason)

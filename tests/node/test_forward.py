@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.defer import fail
+from twisted.internet.defer import fail, succeed
 from twisted.internet.error import ConnectError, ConnectionDone
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from proxyservice.net import connect
 from proxyservice.net.tcp_answers import TcpAnswers
 from proxyservice.node import forward
 from proxyservice.node.events import NodeEvents
-from proxyservice.node.forward import FIRST_LOOK_SECONDS, Forwarder
+from proxyservice.node.forward import FIRST_LOOK_SECONDS, HANDSHAKE_SECONDS, Forwarder
 from proxyservice.node.targets import Target, parse_target
 from tests.leases.harness import store_thread
 from tests.net.joined import Scene, Visitor
@@ -88,6 +90,37 @@ def test_the_same_of_a_target_that_only_an_endpoint_dials(
     visitor, _, told = visited(Target("db:5432", endpoint="tcp:db:5432"))
     assert visitor.ended == ended
     assert len(told) == 1
+
+
+class Silent:
+    """The endpoint of a TLS server that takes connections and says nothing."""
+
+    def __init__(self) -> None:
+        self.transport = StringTransportWithDisconnection()
+
+    def connect(self, factory: Any) -> Any:
+        tls = TLSMemoryBIOFactory(optionsForClientTLS("silent.test"), True, factory)
+        protocol = self.transport.protocol = tls.buildProtocol(None)
+        protocol.makeConnection(self.transport)
+        return succeed(protocol)
+
+
+def test_a_visitor_of_a_target_that_never_answers_tls_is_reset_and_the_user_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events, reactor, silent = Down(), MemoryReactorClock(), Silent()
+    monkeypatch.setattr(Target, "client_endpoint", lambda self, reactor: silent)
+    target = Target("tls:silent.test:443", endpoint="tls:silent.test:443")
+    forwarder = Forwarder(reactor, target, preamble=None, events=events)
+    scene = Scene(acceptor=forwarder)
+    scene.visit()
+    scene.pump()
+    reactor.advance(HANDSHAKE_SECONDS - 1)
+    assert forwarder.open_streams == 1
+    reactor.advance(1)
+    assert events.told == ["TLS failed: no answer to it within 30 s"]
+    assert forwarder.open_streams == 0
+    assert not reactor.getDelayedCalls()
 
 
 def test_a_target_hears_the_end_when_its_tcp_has_heard_the_rest(
