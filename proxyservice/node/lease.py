@@ -48,6 +48,8 @@ class NodeLease:
         """The present main connection has asked for it, and has no answer yet."""
         self.backoff = Backoff()
         """Between requests for it."""
+        self.ask_again: Any = None
+        """The timer of the next request for it on the present connection."""
         self.generation = 0
         self.request_nonce = 0
         """Number of the request by which the present connection asked for it."""
@@ -70,6 +72,12 @@ class NodeLease:
     def on_address(self, listener: Callable[[str], None]) -> None:
         """Call ``listener(address)`` at the first grant and whenever the address changes."""
         self._listeners.append(listener)
+
+    def ask_no_more(self) -> None:
+        """Nobody is going to be asked for it on this connection."""
+        if self.ask_again is not None and self.ask_again.active():
+            self.ask_again.cancel()
+        self.ask_again = None
 
     def request(self, speaks_part_a: bool) -> pb.ProxyRequest:
         """What to ask the server; part A knows an origin address and nothing else."""
@@ -99,6 +107,7 @@ class NodeLease:
 
     def refuse(self, error: ProxyServiceError) -> None:
         """It will not be granted any more."""
+        self.ask_no_more()
         self.granted = False
         self.error = error
         waiting, self._waiting = self._waiting, []

@@ -13,7 +13,7 @@ from proxyservice.errors import FrameError, ProxyServiceError, RefusedError
 from proxyservice.node.connection import NodeConnection
 from proxyservice.node.dial import is_proxy_address
 from proxyservice.node.events import NodeEvents
-from proxyservice.node.finality import TREATMENTS, hint_seconds, is_final, kind_of
+from proxyservice.node.finality import TREATMENTS, hint_seconds, is_final, is_superseded, kind_of
 from proxyservice.node.identity import NodeIdentity
 from proxyservice.node.lease import NodeLease
 from proxyservice.wire import proxyservice_pb2 as pb
@@ -36,6 +36,8 @@ class NodeLeases:
         self._connection: NodeConnection | None = None
         self.granted_at: float | None = None
         """When the present connection had its first lease granted; None before that."""
+        self._refused_here: list[tuple[NodeLease, RefusedError]] = []
+        """Final, if this relay grants anything at all; else another one may do better."""
         self.had_any = False
         """Since the node was made, on whatever connection."""
 
@@ -61,7 +63,10 @@ class NodeLeases:
     def release(self, lease: NodeLease) -> Deferred[None]:
         """Give it back; fires when that is done, or at once when the server cannot be told."""
         self._wanted.pop(lease.origin, None)
+        lease.ask_no_more()
         connection = self._connection
+        if connection is not None and self._refused_here and not self._has_others():
+            connection.end(self._refused_here[-1][1])  # the answer that was waited for
         if connection is None or not lease.granted or connection.speaks_part_a:
             return succeed(None)
         lease.granted = False
@@ -78,8 +83,10 @@ class NodeLeases:
         """Nothing is held any more; the addresses stay what they are."""
         self._connection = None
         self.granted_at = None
+        self._refused_here.clear()
         for lease in self._wanted.values():
             lease.granted = lease.asked = False
+            lease.ask_no_more()
 
     def lost(self, request_nonce: int, error: RefusedError) -> None:
         """The server has ended a lease that was granted: another process has it, or nobody."""
@@ -87,8 +94,10 @@ class NodeLeases:
             if lease.granted and lease.request_nonce == request_nonce:
                 lease.granted = False
                 assert self._connection is not None, "it said so on it"
-                if is_final(error):
+                if is_superseded(error) or (is_final(error) and self._has_others()):
                     self._refuse(lease, error)
+                elif is_final(error):
+                    self._connection.end(error)  # nothing is left here: another may do better
                 else:
                     self._ask_later(self._connection, lease, error)
 
@@ -120,6 +129,9 @@ class NodeLeases:
         if self.granted_at is None:
             self.granted_at = self._clock.seconds()
         self.had_any = True
+        refused, self._refused_here = self._refused_here, []
+        for other, error in refused:
+            self._refuse(other, error)
         lease.backoff.over()
         if lease.mode == pb.MODE_MESSAGES:
             self._identity.reached_at(granted.proxy_address)
@@ -132,24 +144,33 @@ class NodeLeases:
             return  # released meanwhile, or on its way elsewhere
         if failure.check(RefusedError) is None:
             return  # the connection ended, and with it the question
+        if connection.is_over:
+            return  # what it ended for is the relay's matter, and no answer about this lease
         error = cast("RefusedError", failure.value)
         lease.asked = False
-        others = any(other.granted or other.asked for other in self._wanted.values())
         if error.code == pb.REFUSAL_ADDRESS_UNAVAILABLE and lease.wanted_port:
             self._events.port_unavailable(lease, error)
             if lease.port_or_any:
                 lease.wanted_port = None
                 self._ask(connection, lease)
                 return
-        if not others:
+        if not self._has_others():
             connection.end(error)  # another server may do better, or this one later
-        elif is_final(error):
+        elif not is_final(error):
+            self._ask_later(connection, lease, error)
+        elif any(other.granted for other in self._wanted.values()):
             self._refuse(lease, error)
         else:
-            self._ask_later(connection, lease, error)
+            self._refused_here.append((lease, error))  # the others' answers are to come
+
+    def _has_others(self) -> bool:
+        """Whether the present connection has a lease, or may get one."""
+        return any(lease.granted or lease.asked for lease in self._wanted.values())
 
     def _refuse(self, lease: NodeLease, error: RefusedError) -> None:
         """For good; the other leases of this node go on."""
+        if self._wanted.get(lease.origin) is not lease:
+            return  # released meanwhile
         del self._wanted[lease.origin]
         lease.refuse(error)
         self._events.lease_refused(lease, error)
@@ -159,8 +180,10 @@ class NodeLeases:
         waits = TREATMENTS[kind_of(error)].waits
         retry_seconds = lease.backoff.failed(waits, hint_seconds(error))
         retry_seconds = max(retry_seconds, SHORTEST_RETRY_SECONDS)
-        self._events.lease_delayed(lease, error, retry_seconds)
-        self._clock.callLater(retry_seconds, self._ask_again, connection, lease)
+        lease.ask_no_more()
+        again = self._clock.callLater(retry_seconds, self._ask_again, connection, lease)
+        lease.ask_again = again
+        self._events.lease_delayed(lease, error, retry_seconds)  # who hears it may release it
 
     def _ask_again(self, connection: NodeConnection, lease: NodeLease) -> None:
         present = self._connection is connection and self._wanted.get(lease.origin) is lease

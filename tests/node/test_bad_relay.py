@@ -361,6 +361,78 @@ def test_what_is_final_is_so_for_that_relay(code: int) -> None:
     assert scene.lease.error is scene.node.error
 
 
+def welcome_without_streams(connection: ScriptedConnection, message: pb.Message) -> None:
+    connection.say(Opcode.WELCOME, pb.Welcome(proved=True))
+
+
+@pytest.mark.parametrize(
+    ("opcode", "answer"),
+    [
+        (Opcode.PROOF, welcome_without_streams),
+        (Opcode.PROXY_REQUEST, refuse(pb.REFUSAL_MALFORMED, "never", lease=False)),
+        (Opcode.PROXY_REQUEST, refuse(pb.REFUSAL_MALFORMED, "never")),
+    ],
+    ids=["it carries no streams", "it refuses the node", "it refuses each lease"],
+)
+def test_a_relay_of_no_use_takes_no_lease_along(opcode: int, answer: Answer) -> None:
+    """Several leases are asked for by then: its refusal is final there, and there alone."""
+    scene = Relays()
+    others = [scene.node.lease(name, mode=pb.MODE_STREAMS, acceptor=Silent()) for name in "xy"]
+    scene.bad(opcode, answer)
+    scene.run(1.0)
+    assert scene.opens() == [0, 1]
+    assert [one.granted for one in (scene.lease, *others)] == [True] * 3
+    scene.stop()
+
+
+def test_a_lease_that_is_malformed_among_others_is_refused_whatever_its_place() -> None:
+    for bad in ("web", "x"):
+        scene = Relays(1)
+        other = scene.node.lease("x", mode=pb.MODE_STREAMS, acceptor=Silent())
+
+        def answer(connection: ScriptedConnection, message: pb.Message, bad: str = bad) -> None:
+            request = pb.ProxyRequest.FromString(message.message)
+            never = refuse(pb.REFUSAL_MALFORMED, "never")
+            (never if request.origin_address == bad else grant)(connection, message)
+
+        scene.bad(Opcode.PROXY_REQUEST, answer)
+        assert [scene.lease.granted, other.granted] == [bad != "web", bad != "x"]
+        assert (scene.lease if bad == "web" else other).error is not None
+        scene.stop()
+
+
+def test_a_relay_that_takes_the_last_lease_back_for_good_is_left() -> None:
+    scene = Relays()
+    scene.start()
+    refusal = pb.Refusal(code=pb.REFUSAL_MALFORMED, reason="never was")
+    scene.servers[0].last.say(Opcode.REFUSAL, refusal, scene.lease.request_nonce)
+    scene.run(1.0)
+    assert scene.opens() == [0, 1]
+    assert scene.lease.granted
+    scene.stop()
+
+
+def test_a_lease_that_waits_leaves_no_timer_behind() -> None:
+    """The relay asked for an hour; the node, or the connection, ends before that."""
+    scene = Relays(1)
+    other = scene.node.lease("ssh", mode=pb.MODE_STREAMS, acceptor=Silent())
+
+    def denies_ssh(connection: ScriptedConnection, message: pb.Message) -> None:
+        request = pb.ProxyRequest.FromString(message.message)
+        denial = refuse(pb.REFUSAL_DENIED, "not ssh", 3600_000)
+        (denial if request.origin_address == "ssh" else grant)(connection, message)
+
+    scene.bad(Opcode.PROXY_REQUEST, denies_ssh)
+    for _ in range(3):
+        scene.servers[0].last.transport.abortConnection()
+        scene.run(25.0)
+    waiting = [call for call in scene.clock.getDelayedCalls() if call.getTime() > 1000.0]
+    assert len(waiting) == 1, "the present connection's"
+    scene.node.release(other)
+    assert [call for call in scene.clock.getDelayedCalls() if call.getTime() > 1000.0] == []
+    scene.stop()
+
+
 def test_one_lease_that_is_denied_leaves_the_others_alone() -> None:
     scene = Relays(1)
     other = scene.node.lease("ssh", mode=pb.MODE_STREAMS, acceptor=Silent())
