@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from proxyservice.leases.registry import LeaseRegistry
+from tests.simulation.applications import Raised
+from tests.simulation.node_world import NodeWorld
 from tests.simulation.world import World
 
 
@@ -16,22 +18,34 @@ class SeedFailed(AssertionError):
 
 
 def simulate(seed: int, registry_class: type[LeaseRegistry] = LeaseRegistry) -> World:
-    """An hour. Raises SeedFailed."""
+    """An hour of the service. Raises SeedFailed."""
     world = World(seed, registry_class)
+    _run(world)
+    return world
+
+
+def simulate_node(seed: int) -> NodeWorld:
+    """An hour of a node. Raises SeedFailed."""
+    world = NodeWorld(seed)
+    _run(world)
+    return world
+
+
+def _run(world: World | NodeWorld) -> None:
     collects = gc.isenabled()
     if sys.implementation.name == "cpython":  # elsewhere the collector frees not cycles alone
         gc.disable()  # cycles are left for the end: it costs less, and is the same in each run
     try:
         world.run()
-    except Exception as error:
+    except (Exception, SystemExit, Raised) as error:
+        whose = "node, seed" if isinstance(world, NodeWorld) else "seed"
         raise SeedFailed(
-            f"seed {seed}: {error or type(error).__name__}\n{world.story()}\n"
-            f"again: python -m pytest tests/simulation --seed {seed}"
+            f"{whose} {world.seed}: {error or type(error).__name__}\n{world.story()}\n"
+            f"again: python -m pytest tests/simulation --seed {world.seed}"
         ) from error
     finally:
         if collects:
             gc.enable()
-    return world
 
 
 def simulate_all(seeds: Iterable[int], registry_class: type[LeaseRegistry] = LeaseRegistry) -> str:
@@ -39,6 +53,16 @@ def simulate_all(seeds: Iterable[int], registry_class: type[LeaseRegistry] = Lea
     digest = blake2b(digest_size=8)
     for seed in seeds:
         world = simulate(seed, registry_class)
+        digest.update(f"{world.fates}\n{world.story()}\n".encode())
+    gc.collect()
+    return digest.hexdigest()
+
+
+def simulate_nodes(seeds: Iterable[int]) -> str:
+    """The same of nodes. Raises SeedFailed."""
+    digest = blake2b(digest_size=8)
+    for seed in seeds:
+        world = simulate_node(seed)
         digest.update(f"{world.fates}\n{world.story()}\n".encode())
     gc.collect()
     return digest.hexdigest()

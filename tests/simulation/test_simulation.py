@@ -1,4 +1,4 @@
-"""An hour of the service for each seed; `python -m tests.simulation` does more of them."""
+"""An hour of the service, and of a node, for each seed; `python -m tests.simulation` does more."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ import sys
 
 import pytest
 
-from tests.simulation.simulate import SeedFailed, simulate, simulate_all
+from tests.simulation.node_world import NodeWorld
+from tests.simulation.simulate import (
+    SeedFailed,
+    simulate,
+    simulate_all,
+    simulate_node,
+    simulate_nodes,
+)
 from tests.simulation.world import World
 
 PARTS, PART = 15, 10
 LIGHT_PARTS = 2
+NODE_PART = 3
+"""Seeds of a node in a light part."""
 
 
 def _weighed(part: int) -> object:
@@ -25,6 +34,26 @@ def test_an_hour_of_each_seed_keeps_every_promise(part: int, only_seed: int | No
         simulate_all(range(part * PART, part * PART + PART))
     elif part == only_seed % PARTS:
         simulate(only_seed)
+
+
+@pytest.mark.parametrize("part", map(_weighed, range(PARTS)))
+def test_an_hour_of_each_seed_of_a_node_costs_it_nothing_but_bad_relays(
+    part: int, only_seed: int | None
+) -> None:
+    if only_seed is None:
+        size = NODE_PART if part < LIGHT_PARTS else PART
+        simulate_nodes(range(part * PART, part * PART + size))
+    elif part == only_seed % PARTS:
+        simulate_node(only_seed)
+
+
+def test_much_happens_to_a_node() -> None:
+    fates: dict[str, int] = {}
+    for seed in (2, 3, 5):
+        for fate, times in simulate_node(seed).fates.items():
+            fates[fate] = fates.get(fate, 0) + times
+    for fate in ("is served", "is reset", "is heard", "waits", "has"):
+        assert fates[fate] > 10, fates
 
 
 def test_much_happens_in_it() -> None:
@@ -47,6 +76,18 @@ def test_a_seed_is_the_same_in_every_process() -> None:
         for number in ("1", "2")
     }
     assert len(digests) == 1
+
+
+def test_a_node_that_fails_tells_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(world: NodeWorld) -> None:
+        raise AssertionError("a promise is broken")
+
+    monkeypatch.setattr(NodeWorld, "_calm_down", failing)
+    with pytest.raises(SeedFailed) as caught:
+        simulate_node(5)
+    told = str(caught.value)
+    assert told.startswith("node, seed 5: a promise is broken\n")
+    assert told.endswith("python -m pytest tests/simulation --seed 5")
 
 
 def test_a_seed_that_fails_tells_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

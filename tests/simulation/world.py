@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -10,7 +9,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import globalLogPublisher
 
 from proxyservice.errors import StoreError
 from proxyservice.leases import commits, record, store
@@ -28,15 +27,13 @@ from tests.simulation.node_connection import NodeConnection
 from tests.simulation.nodes import Node
 from tests.simulation.reactor import Reactor, acknowledged_bytes
 from tests.simulation.relay import DRAIN_SECONDS, MAIN_PORT, Lock, Relay
+from tests.simulation.story import Story
 from tests.simulation.timeline import Timeline
 from tests.simulation.visitors import LONGEST_SECONDS, MessageVisitor, StreamVisitor
 
 HOUR_SECONDS = 3600.0
 UNREST_SECONDS = HOUR_SECONDS - LONGEST_SECONDS - 2 * DRAIN_SECONDS
 """Then nobody comes any more, and whoever is there must be done with in time."""
-
-TRACED = 60
-"""Events that are shown of a seed that fails."""
 
 FIRST_PORT = 20000
 
@@ -45,8 +42,7 @@ class World:
     def __init__(self, seed: int, registry_class: type[LeaseRegistry] = LeaseRegistry) -> None:
         self.seed, self._registry_class = seed, registry_class
         self.random = pick = Random(seed)
-        self._trace: deque[tuple[float, Any]] = deque(maxlen=TRACED)
-        self._problems: list[str] = []
+        self._story = Story()
         self.timeline = Timeline(self._turn)
         stalls = pick.choice((0.0, 0.005, 0.03))
         self.network = Network(self.timeline, seed, splits=0.3, stalls=stalls)
@@ -113,7 +109,7 @@ class World:
         if self.relay is not None:
             self.relay.reactor.turn()
             self.ledger.observe()
-        assert not self._problems, self._problems[0]
+        assert not self._story.problems, self._story.problems[0]
 
     # ------------------------------------------------------- starts and stops
 
@@ -245,24 +241,14 @@ class World:
     # --------------------------------------------------------------- accounts
 
     def trace(self, *words: object) -> None:
-        self._trace.append((self.timeline.now, words))
+        self._story.tell(self.timeline.now, *words)
 
     def _logged(self, event: Any) -> None:
-        self._trace.append((self.timeline.now, event))
-        if "log_failure" in event:
-            self._problems.append(f"logged: {event['log_failure'].getTraceback()}")
+        self._story.logged(self.timeline.now, event)
 
     def story(self) -> str:
         """The last events, a line each."""
-        return "\n".join(
-            f"{at:10.3f}  "
-            + (
-                "  the log: " + str(formatEvent(what))
-                if isinstance(what, dict)
-                else " ".join(str(word) for word in what)
-            )
-            for at, what in self._trace
-        )
+        return self._story.text()
 
     def check_waits(self, connection: NodeConnection) -> None:
         """A node of part A is not answered: the service must know, and have no port for it."""
