@@ -44,7 +44,7 @@ class Place:
 
 
 def places_of(relay: ScriptedRelay, number: int, pick: Random) -> list[Place]:
-    """Up to three addresses of each family, of which one at least answers."""
+    """Up to two addresses of each family, of which one at least answers."""
     texts = [f"2001:db8::{number}:{n}" for n in range(1, pick.randrange(1, 4))]
     texts += [f"192.0.2.{10 * number + n}" for n in range(1, pick.randrange(1, 4))]
     texts = texts or [f"192.0.2.{10 * number}"]
