@@ -65,7 +65,10 @@ class _Inflating:
 
 
 class Intake:
-    """One per main connection. ``beside_limit_bytes``: of a message beside its long fields."""
+    """One per main connection. ``beside_limit_bytes``: of a message beside its long fields.
+
+    ``source``: with whom it shares its turns; None: with nobody.
+    """
 
     def __init__(
         self,
@@ -74,11 +77,12 @@ class Intake:
         turns: Turns,
         inflated_limit_bytes: int,
         beside_limit_bytes: int,
+        source: str | None = None,
     ) -> None:
         self._owner = owner
         self._decoder = decoder
         self._turns = turns
-        self._share = Share(turns)
+        self._share = Share(turns, source)
         self._inflated_limit_bytes = inflated_limit_bytes
         self._beside_limit_bytes = beside_limit_bytes
         self._inflating: _Inflating | None = None
@@ -108,7 +112,7 @@ class Intake:
     def go_on(self) -> None:
         """The owner hears again."""
         if self._waiting:
-            self._turns.forget(self)
+            self._turns.forget(self, self._share)
             self.work_turn()
 
     def work_turn(self) -> None:
@@ -125,8 +129,9 @@ class Intake:
 
     def close(self) -> None:
         """Nothing will be read any more."""
-        self._turns.forget(self)
+        self._turns.forget(self, self._share)
         self._inflating = None
+        self._decoder.close()
 
     def _read(self, view: memoryview) -> None:
         owner = self._owner

@@ -1,10 +1,12 @@
 """How much of one turn of the reactor a connection may use for what its peer sent.
 
-Each connection has a little work in each turn that nobody can take from it,
-and draws on a sum for all beyond that. When both are used up it waits, unread,
-and goes on in a later turn, in rotation with the others that wait. So what one
-peer sends delays that peer; who sends little never waits for anybody. Work is
-counted in the units of `wire/work.py`. Knows neither frames nor protocols.
+Each connection has a little work in each turn that no other source can take
+from it, and draws on a sum for all beyond that. When both are used up it waits,
+unread, and goes on in a later turn. Those that wait go on in rotation of their
+sources, and within a source of its connections: with many connections nobody
+has more turns. So what one source sends delays that source; who sends little
+never waits for others. Work is counted in the units of `wire/work.py`. Knows
+neither frames nor protocols.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from proxyservice.net.lean_loop import turn_end
 
 OWN_UNITS: Final = 20_000
 """Of each connection in each turn: 0.2 ms, five requests or twenty pieces of data."""
+
+SOURCE_UNITS: Final = 500_000
+"""Of that, for all connections of one source: 5 ms, twenty-five of them that use all of theirs."""
 
 SHARED_UNITS: Final = 250_000
 """Of all together in each turn, beyond that: two and a half milliseconds."""
@@ -34,6 +39,10 @@ class Worker(Protocol):
         """That raised, which is our own mistake and is logged: its connection ends."""
 
 
+Source = str | Worker
+"""Who has turns in rotation: a source, or a connection that stands for itself alone."""
+
+
 class Turns:
     """The turns of one reactor, for all that wait for one.
 
@@ -43,7 +52,9 @@ class Turns:
 
     def __init__(self, reactor: Any = None) -> None:
         self._reactor = reactor
-        self._waiting: dict[Worker, Share] = {}  # in the order of their turns
+        # In the order of their turns: sources, and of each those who wait.
+        self._waiting: dict[Source, dict[Worker, Share]] = {}
+        self._lent_units: dict[str, int] = {}  # in this turn, of what sources have
         self._begun = False  # something was used of this turn
         self._call: Any = None
         self.number = 0
@@ -53,7 +64,7 @@ class Turns:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     @property
     def limited(self) -> bool:
@@ -74,16 +85,34 @@ class Turns:
         self._begun = False
         self.number += 1
         self.left_units = SHARED_UNITS
+        if self._lent_units:
+            self._lent_units = {}
+
+    def lend(self, source: str | None) -> int:
+        """What a connection of this source has for itself in this turn."""
+        if source is None:
+            return OWN_UNITS
+        lent_units = self._lent_units.get(source, 0)
+        if lent_units >= SOURCE_UNITS:
+            return 0
+        self._lent_units[source] = lent_units + OWN_UNITS
+        return OWN_UNITS
 
     def wait(self, worker: Worker, share: Share) -> None:
-        """It goes on in a later turn, behind those that wait already."""
-        self._waiting.setdefault(worker, share)
+        """It goes on in a later turn, behind those of its source that wait already."""
+        of_source = self._waiting.setdefault(_name(worker, share), {})
+        of_source.setdefault(worker, share)
         if self._call is None:
             self._call = self._reactor.callLater(0, self._serve)
 
-    def forget(self, worker: Worker) -> None:
+    def forget(self, worker: Worker, share: Share) -> None:
         """It has nothing more to read."""
-        self._waiting.pop(worker, None)
+        name = _name(worker, share)
+        of_source = self._waiting.get(name)
+        if of_source is None or of_source.pop(worker, None) is None:
+            return
+        if not of_source:
+            del self._waiting[name]
         if not self._waiting and self._call is not None:
             self._call.cancel()
             self._call = None
@@ -93,31 +122,43 @@ class Turns:
         self._call = None
         self._over()
         self.begin()
-        for worker in list(self._waiting):
-            if self.left_units <= 0:
+        for _ in range(self.waiting):
+            if self.left_units <= 0 or not self._waiting:
                 break
-            share = self._waiting.pop(worker, None)
-            if share is None:
-                continue  # it went when another one had its turn
-            self.served = share
-            share.new_portion()
-            try:
-                worker.work_turn()
-            except Exception:  # the others have their turns all the same
-                log.failure("what a peer sent could not be handled")
-                worker.work_failed()
-            self.served = None
+            name, of_source = next(iter(self._waiting.items()))
+            worker = next(iter(of_source))
+            share = of_source.pop(worker)
+            del self._waiting[name]
+            if of_source:
+                self._waiting[name] = of_source  # behind the other sources
+            self._serve_one(worker, share)
         if self._waiting and self._call is None:
             self._call = self._reactor.callLater(0, self._serve)
 
+    def _serve_one(self, worker: Worker, share: Share) -> None:
+        self.served = share
+        share.new_portion()
+        try:
+            worker.work_turn()
+        except Exception:  # the others have their turns all the same
+            log.failure("what a peer sent could not be handled")
+            worker.work_failed()
+        self.served = None
+
+
+def _name(worker: Worker, share: Share) -> Source:
+    """Whom a worker shares its turns with."""
+    return worker if share.source is None else share.source
+
 
 class Share:
-    """One connection's part of the turns."""
+    """One connection's part of the turns; a ``source`` of None stands for itself alone."""
 
-    __slots__ = ("_forced", "_left_units", "_number", "_turns")
+    __slots__ = ("_forced", "_left_units", "_number", "_turns", "source")
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, source: str | None = None) -> None:
         self._turns = turns
+        self.source = source
         self._number = -1
         self._left_units = 0
         self._forced = False
@@ -142,8 +183,8 @@ class Share:
         if turns.number != self._number:
             if not turns.limited:
                 return True
-            self._number, self._left_units = turns.number, OWN_UNITS
             turns.begin()
+            self._number, self._left_units = turns.number, turns.lend(self.source)
             return self.take(units)
         if units > turns.left_units:
             return False

@@ -355,7 +355,7 @@ class MainFactory(Factory):
     ) -> RelayVisitor:
         """The protocol of a visitor in message mode; `begun` is its own of an earlier time."""
         kind = RelayVisitor if pace is None else partial(PacedRelayVisitor, pace)
-        share = Share(self.turns)
+        share = Share(self.turns, self.sources.counted_as(host))
         scanner = self._scanner() if begun is None else begun.scanner
         scanner.take = share.take
         return kind(

@@ -89,7 +89,12 @@ class MainConnection(EagerProtocol):
         address = settings.node_address or "tcp://" + format_host_port(self.local_host, host.port)
         self._decoder = FrameDecoder(settings.network_id, limits.control_frame_bytes)
         self._intake = Intake(
-            self, self._decoder, factory.turns, limits.inflated_frame_bytes, BESIDE_BYTES
+            self,
+            self._decoder,
+            factory.turns,
+            limits.inflated_frame_bytes,
+            BESIDE_BYTES,
+            self.memory_source,
         )
         self.outlet = Outlet(self.transport, on_drain=self._drained, on_full=self._filled)
         high_bytes = limits.answers_high_bytes
@@ -196,7 +201,10 @@ class MainConnection(EagerProtocol):
 
     def unreadable(self, error: FrameError) -> None:
         """What is no message ends the connection."""
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # else it and this frame hold each other, and with them all of the body
 
     def broke(self, error: PeerError) -> None:
         """As does whatever else breaks the protocol."""

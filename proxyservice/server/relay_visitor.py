@@ -265,6 +265,6 @@ class RelayVisitor(EagerProtocol):
         self._over = True
         self._memory.hold(self, 0)
         self._outlet.forget(self)
-        self._turns.forget(self)
+        self._turns.forget(self, self._share)
         self._deadlines.forget(self)
         self._gone(self)

@@ -106,6 +106,11 @@ class FrameDecoder:
         if not self._abandoned and not self._failure:
             self._later += data
 
+    def close(self) -> None:
+        """No more will come: what is unfinished is dropped, and what comes all the same."""
+        self._abandoned = True
+        self._tail, self._later = bytearray(), bytearray()
+
     def allow_streams(self, max_payload_bytes: int) -> None:
         """Accept StreamData from the next frame on, with payloads up to that size."""
         self._max_payload_bytes = max_payload_bytes
@@ -134,8 +139,7 @@ class FrameDecoder:
         try:
             yield from self._walk(memoryview(data))
         except GeneratorExit:
-            self._abandoned = True
-            self._tail, self._later = bytearray(), bytearray()
+            self.close()
             raise
         except FrameError as error:
             self._failure = str(error)

@@ -117,7 +117,10 @@ class RelayScanner:
             yield memoryview(self._buffer)[:end]
         if failure is not None:
             self.close()
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # else it and this frame hold each other, and with them the buffer
         self._keep(end, stop)
 
     def go_on(self) -> Iterator[memoryview]:

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 
-from proxyservice.net.turns import OWN_UNITS, SHARED_UNITS, Share, Turns
+from proxyservice.net.turns import OWN_UNITS, SHARED_UNITS, SOURCE_UNITS, Share, Turns
 
 A_TURN_SECONDS = 0.001
 
@@ -29,8 +29,15 @@ class RunningClock(Clock):
 class Greedy:
     """Has so many pieces of work to do."""
 
-    def __init__(self, turns: Turns, pieces: int, units: int, done: Callable[[Greedy], None]):
-        self.turns, self.share = turns, Share(turns)
+    def __init__(
+        self,
+        turns: Turns,
+        pieces: int,
+        units: int,
+        done: Callable[[Greedy], None],
+        source: str | None = None,
+    ) -> None:
+        self.turns, self.share = turns, Share(turns, source)
         self.left, self.units, self.done = pieces, units, done
         self.failed = False
 
@@ -84,6 +91,34 @@ def test_who_waits_goes_on_in_rotation_and_a_turn_at_a_time() -> None:
     assert not clock.getDelayedCalls()
 
 
+def test_a_source_of_many_connections_has_no_more_turns_than_another() -> None:
+    clock = RunningClock()
+    turns = Turns(clock)
+    order: list[Greedy] = []
+    crowd = [Greedy(turns, 100, OWN_UNITS + 1, order.append, "many") for _ in range(200)]
+    one = Greedy(turns, 100, OWN_UNITS + 1, order.append, "one")
+    for each in (*crowd, one):
+        turns.wait(each, each.share)
+    while one.left:
+        clock.turn()
+    assert len(order) <= 2 * 100 + SHARED_UNITS // OWN_UNITS, "every other turn is its own"
+    assert turns.waiting == len(crowd)
+
+
+def test_connections_of_one_source_have_so_much_together_in_a_turn() -> None:
+    clock = RunningClock()
+    turns = Turns(clock)
+    done = 0
+    for share in [Share(turns, "many") for _ in range(300)]:
+        while share.take(1000):
+            done += 1000
+    assert done == SOURCE_UNITS + SHARED_UNITS
+    assert Share(turns, "another").take(OWN_UNITS)
+    assert Share(turns).take(OWN_UNITS), "trusted ones have each their own"
+    clock.turn()
+    assert Share(turns, "many").take(OWN_UNITS), "the next turn has as much"
+
+
 def test_what_is_larger_than_a_turn_has_one_of_its_own() -> None:
     clock = RunningClock()
     turns = Turns(clock)
@@ -104,11 +139,11 @@ def test_who_is_gone_has_no_turn() -> None:
     one, other = (Greedy(turns, 1, 10 * SHARED_UNITS, order.append) for _ in range(2))
     one.work_turn()
     other.work_turn()
-    turns.forget(one)
+    turns.forget(one, one.share)
     clock.turn()
     assert order == [other]
     turns.wait(one, one.share)
-    turns.forget(one)
+    turns.forget(one, one.share)
     clock.turn()
     assert order == [other]
     assert not clock.getDelayedCalls()

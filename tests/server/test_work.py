@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.leases.harness import store_thread
 from tests.net.test_turns import RunningClock
 from tests.node import joined
 from tests.server.memory import MemoryRelay, RawVisitor, cut
+from tests.traced import traced_memory
 
 A_TURN = (OWN_UNITS + SHARED_UNITS) // FRAME_UNITS + 1
 
@@ -237,3 +239,20 @@ def test_no_visitor_says_it_is_the_relay(key: bytes, usual: bool) -> None:
     turned.rest()
     assert bytes(node.heard) == before + good
     assert not visitor.transport.connected
+
+
+def test_nothing_of_a_refused_body_waits_for_the_collector() -> None:
+    """A body of 250 KiB in a KiB costs its connection, and no memory that nobody counts."""
+    turned = Turned()
+    peers = [turned.peer() for _ in range(8)]
+    gc.collect()
+    gc.disable()
+    try:
+        with traced_memory() as memory:
+            for number, peer in enumerate(peers):
+                peer.transport.write(work.long_keys(number)[1])
+                turned.rest()
+            assert all(peer.lost for peer in peers)
+            assert memory.get_traced_memory()[0] < 256 << 10
+    finally:
+        gc.enable()

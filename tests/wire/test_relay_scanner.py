@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
 from random import Random
 
 import pytest
@@ -328,3 +330,23 @@ def test_what_is_remembered_of_a_sender_is_short() -> None:
             assert sum(map(len, scanner.feed(frame))) == len(frame)
         kept_bytes, _ = traced.get_traced_memory()
     assert kept_bytes < 1 << 20
+
+
+def test_nothing_of_a_bad_frame_waits_for_the_collector() -> None:
+    """Which comes when it likes, and knows of no limit."""
+
+    def bad_frame() -> None:
+        scanner = RelayScanner(NET, LIMIT, spare=SpareBuffers())
+        for _ in scanner.feed(encode_frame(NET, bytes(1 << 20))):
+            pass
+
+    gc.collect()
+    gc.disable()
+    try:
+        with traced_memory() as memory:
+            for _ in range(8):
+                with suppress(FrameError):
+                    bad_frame()
+            assert memory.get_traced_memory()[0] < 1 << 20
+    finally:
+        gc.enable()
