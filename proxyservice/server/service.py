@@ -18,7 +18,7 @@ from proxyservice.net.lean_loop import turn_end
 from proxyservice.server.drain import Drain
 from proxyservice.server.factory import MainFactory
 from proxyservice.server.front_end import warn_if_open
-from proxyservice.server.main_ports import MainPort
+from proxyservice.server.main_ports import MainPort, take_few_in_a_turn
 from proxyservice.server.notify import Notifier
 from proxyservice.server.ports import ProxyPorts
 from proxyservice.server.tls import ServerCertificate
@@ -104,6 +104,7 @@ class ProxyService(Service):
         if main_port.front_end:
             warn_if_open(port.getHost().host)
         port.transport = main_port.transport
+        take_few_in_a_turn(port)
         # Endpoint strings stop at Twisted's 50.
         self._main_ports.append(port)
         try:

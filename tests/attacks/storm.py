@@ -26,9 +26,18 @@ from tests.attacks.kit import (
     sender,
 )
 from tests.attacks.running import HOST
+from tests.attacks.work import (
+    Input,
+    clear_codes,
+    echoes,
+    empty_members,
+    empty_senders,
+    releases,
+)
 from tests.conftest import VECTORS  # noqa: F401 - the kit's, loaded before the clock runs
 
 GZIP = 2
+POURED_AT_ONCE = 12
 OPEN_AT_ONCE = 128
 """Descriptors of the attacker; a service must not need him to be short of them."""
 
@@ -69,19 +78,47 @@ class Attacker:
                 peer.close()
 
 
-def pour(attacker: Attacker, peer: socket.socket, data: bytes, most_bytes: int = 1 << 26) -> None:
-    """Send it again and again, reading nothing, until the peer takes no more for a second."""
-    peer.setblocking(False)
-    sent, view = 0, memoryview(data * max(1, (1 << 16) // len(data)))
-    while attacker.goes_on and sent < most_bytes:
-        if not select.select([], [peer], [], 1.0)[1]:
-            return
+def pour(attacker: Attacker, inputs: Callable[[int], Input]) -> None:
+    """Say something again and again on many connections at once, reading nothing.
+
+    Who ends one has a new one; who takes nothing of one for a while, too.
+    """
+    pouring: dict[socket.socket, tuple[memoryview, float]] = {}
+    for number, peer in enumerate(attacker.tries()):
+        first, again = inputs(number)
+        data = memoryview(again * max(1, (1 << 16) // len(again)))
+        with suppress(OSError):
+            peer.settimeout(0.2)
+            peer.sendall(first)
+            peer.setblocking(False)
+            pouring[peer] = data, time.monotonic()
+        while attacker.goes_on and len(pouring) >= POURED_AT_ONCE:
+            _pour_once(pouring)
+
+
+def _pour_once(pouring: dict[socket.socket, tuple[memoryview, float]]) -> None:
+    for peer in [peer for peer in pouring if peer.fileno() < 0]:
+        del pouring[peer]
+    _, ready, _ = select.select([], list(pouring), [], 0.05)
+    now = time.monotonic()
+    for peer, (data, since) in list(pouring.items()):
         try:
-            sent += peer.send(view[sent % len(data) :])
+            if peer in ready:
+                sent = peer.send(data)
+                pouring[peer] = _rotated(data, sent), now
+                continue
         except BlockingIOError:
             continue
         except OSError:
-            return
+            since = 0.0
+        if now - since > 3:
+            del pouring[peer]
+            peer.close()
+
+
+def _rotated(data: memoryview, sent: int) -> memoryview:
+    """What follows, when so much of it went out."""
+    return data if sent == len(data) else memoryview(bytes(data[sent:]) + bytes(data[:sent]))
 
 
 def _compressed(message: pb.Message) -> bytes:
@@ -110,21 +147,18 @@ def inflated_answers(attacker: Attacker) -> None:
         )
         for opcode, payload in ((Opcode.METRIC_REQUEST, metric), (Opcode.RELEASE, release))
     )
-    for number, peer in enumerate(attacker.tries()):
-        with suppress(OSError):
-            if number % 2:
-                peer.sendall(proxy_request(number % 8))
-        pour(attacker, peer, asks)
+    pour(attacker, lambda number: (_let_in(number), asks))
+
+
+def _let_in(number: int) -> bytes:
+    """What every other one says first, to be known."""
+    return proxy_request(number % 8) if number % 2 else b""
 
 
 def empty_fields(attacker: Attacker) -> None:
     """Frames of 316 bytes that inflate to 127,000 empty fields."""
     frame = encode_frame(NET, bomb_of(b"\x7a\x00" * 127_000), flag=1, algorithm=GZIP)
-    for number, peer in enumerate(attacker.tries()):
-        with suppress(OSError):
-            if number % 2:
-                peer.sendall(proxy_request(number % 8))
-        pour(attacker, peer, frame)
+    pour(attacker, lambda number: (_let_in(number), frame))
 
 
 def bomb_of(body: bytes) -> bytes:
@@ -133,12 +167,32 @@ def bomb_of(body: bytes) -> bytes:
     return gzip.compress(body, 9)
 
 
+def cheap_to_send(attacker: Attacker) -> None:
+    """LZW of nothing but CLEAR, gzip members of nothing, and what is to be echoed or released.
+
+    Half of them before it is known who sends them.
+    """
+    inputs = [
+        make(number)
+        for number, make in enumerate((clear_codes, empty_members, echoes, releases, empty_senders))
+    ]
+
+    def said(number: int) -> Input:
+        first, again = inputs[number % len(inputs)]
+        return (first or proxy_request(number % 8)) if number % 2 else b"", again
+
+    pour(attacker, said)
+
+
 def tiny_requests(attacker: Attacker) -> None:
     """Pipelined requests, as small as they can be, from a node that was let in."""
-    for number, peer in enumerate(attacker.tries()):
+
+    def said(number: int) -> Input:
         who = pb.ID(net_key=bytes([number % 8]), address="a")
         small = pb.Message(opcode=Opcode.PROXY_REQUEST, netID=NET, sender=who).SerializeToString()
-        pour(attacker, peer, encode_frame(NET, small))
+        return b"", encode_frame(NET, small)
+
+    pour(attacker, said)
 
 
 def many_fields_of_a_visitor(attacker: Attacker) -> None:
@@ -220,6 +274,7 @@ ATTACKS: dict[str, Callable[[Attacker], None]] = {
         large_keys,
         inflated_answers,
         empty_fields,
+        cheap_to_send,
         tiny_requests,
         many_fields_of_a_visitor,
         lease_and_release,
