@@ -127,6 +127,10 @@ class Intake:
         """Our own mistake; the connection goes, as it does when a read fails."""
         self._owner.transport.abortConnection()
 
+    def charge(self, units: int) -> None:
+        """What was heard last was so much more work than a frame is."""
+        self._share.spend(units)
+
     def close(self) -> None:
         """Nothing will be read any more."""
         self._turns.forget(self, self._share)

@@ -175,6 +175,13 @@ class Share:
             return True
         return self._take_of_all(units)
 
+    def spend(self, units: int) -> None:
+        """Work that what was taken for led to: it is done, and counts before more is taken."""
+        turns = self._turns
+        if turns.limited:
+            self._left_units -= units
+            turns.left_units -= units
+
     def _take_of_all(self, units: int) -> bool:
         """The same, where it is not simply this turn's own part that is used."""
         turns = self._turns

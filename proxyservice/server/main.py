@@ -164,6 +164,10 @@ class MainConnection(EagerProtocol):
         if not self.is_over:
             self._count_input()
 
+    def charge(self, units: int) -> None:
+        """The frame that is being heard is so much more work than others."""
+        self._intake.charge(units)
+
     @property
     def is_over(self) -> bool:
         """Nothing that it says is heard any more."""

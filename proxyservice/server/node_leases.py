@@ -24,6 +24,7 @@ from proxyservice.server.lease_visitors import Holding, LeaseVisitors
 from proxyservice.server.port_choice import check_wish
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode
+from proxyservice.wire.work import GRANT_UNITS
 
 if TYPE_CHECKING:
     from proxyservice.server.factory import MainFactory
@@ -133,6 +134,7 @@ class NodeLeases:
 
     def _ask(self, holding: Holding, request: LeaseRequest) -> None:
         holding.waiting.append(request)
+        self._connection.charge(GRANT_UNITS)
         before, holding.grant = holding.grant, None
         self._pending += 1
         allowed = self._factory.takeovers.may_take(holding.owner, self)

@@ -20,6 +20,7 @@ from proxyservice.server.lease_request import LeaseRequest
 from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, parse_payload
 from proxyservice.wire.framing import HEADER_BYTES
+from proxyservice.wire.work import SIGNATURE_UNITS
 
 _ECHO_SLACK_BYTES = 256
 """A compressed question may be so much shorter than its echo."""
@@ -53,6 +54,7 @@ def _proof(node: MainConnection, message: pb.Message) -> None:
     try:
         shown = client_names(node.transport)
         access, now = node.factory.access, node.factory.now()
+        node.charge(SIGNATURE_UNITS)
         node.identified(node.handshake.prove(message, now, access, shown))
     except RefusedError as error:
         node.refuse(error)

@@ -119,6 +119,17 @@ def test_connections_of_one_source_have_so_much_together_in_a_turn() -> None:
     assert Share(turns, "many").take(OWN_UNITS), "the next turn has as much"
 
 
+def test_what_work_led_to_counts_before_more_is_taken() -> None:
+    clock = RunningClock()
+    turns = Turns(clock)
+    share, done = Share(turns), 0
+    while share.take(1000):
+        share.spend(49_000)
+        done += 1
+    assert done <= (OWN_UNITS + SHARED_UNITS) // 50_000 + 1
+    assert Share(turns).take(OWN_UNITS), "others have their own all the same"
+
+
 def test_what_is_larger_than_a_turn_has_one_of_its_own() -> None:
     clock = RunningClock()
     turns = Turns(clock)

@@ -16,7 +16,7 @@ from proxyservice.wire import proxyservice_pb2 as pb
 from proxyservice.wire.envelope import Opcode, encode_message
 from proxyservice.wire.relay_check import READ_BYTES
 from proxyservice.wire.relay_rules import SERVER_NET_KEYS
-from proxyservice.wire.work import FRAME_UNITS
+from proxyservice.wire.work import FRAME_UNITS, GRANT_UNITS
 from tests.attacks import work
 from tests.attacks.kit import NET, application_frame, keepalive, proxy_request, sender
 from tests.leases.harness import store_thread
@@ -26,6 +26,7 @@ from tests.server.memory import MemoryRelay, RawVisitor, cut
 from tests.traced import traced_memory
 
 A_TURN = (OWN_UNITS + SHARED_UNITS) // FRAME_UNITS + 1
+STREAMS = 1 << pb.FEATURE_STREAMS
 
 KINDS = (b"TCP", b"UDP", b"KCP", b"QUIC")
 
@@ -239,6 +240,49 @@ def test_no_visitor_says_it_is_the_relay(key: bytes, usual: bool) -> None:
     turned.rest()
     assert bytes(node.heard) == before + good
     assert not visitor.transport.connected
+
+
+def test_leases_are_asked_for_by_and_by() -> None:
+    """Each is some 0.4 ms, ten times as much as a frame: a hundred in one read are many turns."""
+    turned = Turned()
+    first = encode_message(
+        NET,
+        Opcode.HELLO,
+        pb.Hello(version=1, client_nonce=bytes(32), initial_window=1 << 18, features=STREAMS),
+        sender=sender(1),
+    )
+    peer = turned.peer(first)
+    asked = turned.relay.factory.port_queue.serve = Counted()
+    peer.transport.write(
+        b"".join(
+            encode_message(
+                NET,
+                Opcode.PROXY_REQUEST,
+                pb.ProxyRequest(origin_address=f"o{number}", mode=pb.MODE_STREAMS),
+                sender=sender(1),
+                request_nonce=number + 1,
+            )
+            for number in range(64)
+        )
+    )
+    turned.relay.pump()
+    most = (OWN_UNITS + SHARED_UNITS) // GRANT_UNITS + 1
+    assert 0 < asked.count <= most, peer.messages()
+    while turned.turns.waiting:
+        before = asked.count
+        turned.clock.turn()
+        turned.relay.pump()
+        assert asked.count - before <= most
+    assert asked.count == 64
+
+
+class Counted:
+    """Something that is called, so often."""
+
+    count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
 
 
 def test_nothing_of_a_refused_body_waits_for_the_collector() -> None:
