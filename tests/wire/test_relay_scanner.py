@@ -320,7 +320,7 @@ def test_compressed_bodies_start_as_they_must(algorithm: int, start: str, good: 
 
 def test_what_is_remembered_of_a_sender_is_short() -> None:
     """A visitor that sent one frame with a sender of a megabyte, and stays, costs no megabyte."""
-    sender = pb.ID(net_key=bytes(1 << 20), address="tcp://127.0.0.1:1")
+    sender = pb.ID(net_key=bytes(1000 << 10), address="tcp://127.0.0.1:1")
     frame = encode_frame(NET, pb.Message(sender=sender, opcode=1000, netID=NET).SerializeToString())
     spare = SpareBuffers()
     scanners = [RelayScanner(NET, LIMIT, spare=spare) for _ in range(9)]
