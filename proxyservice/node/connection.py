@@ -297,7 +297,7 @@ class NodeConnection(EagerProtocol):
         Fails with RefusedError, or with UnreachableError when the connection
         ends first. No answer within `requests.REPLY_SECONDS` ends the connection.
         """
-        asked = self._requests.add()
+        asked = self._requests.add(_ANSWERS[opcode])
         self.send(opcode, payload, self.last_nonce if self._handshake is not None else 0)
         return asked
 
@@ -307,7 +307,7 @@ class NodeConnection(EagerProtocol):
         return self._requests.last_nonce
 
     def _answer(self, message: pb.Message, frame: Frame) -> None:
-        self._requests.answered(message.request_nonce, parse_payload(message))
+        self._requests.answered(message.request_nonce, message.opcode, parse_payload(message))
 
     def _refusal(self, message: pb.Message, frame: Frame) -> None:
         refusal = cast("pb.Refusal", parse_payload(message))
@@ -429,6 +429,11 @@ def _no_opening(stream: Stream) -> bytes:
 def _nothing() -> None:
     """Bytes wait in the kernel's way; TCP_USER_TIMEOUT watches over them."""
 
+
+_ANSWERS: dict[int, int] = {
+    Opcode.PROXY_REQUEST: Opcode.PROXY_RESPONSE,
+    Opcode.RELEASE: Opcode.RELEASE,
+}
 
 _METHODS: dict[int, Callable[[NodeConnection, pb.Message, Frame], None]] = {
     Opcode.PROXY_RESPONSE: NodeConnection._answer,

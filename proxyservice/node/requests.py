@@ -10,7 +10,7 @@ from google.protobuf.message import Message as ProtoMessage
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from proxyservice.errors import ProxyServiceError, UnreachableError
+from proxyservice.errors import FrameError, ProxyServiceError, UnreachableError
 
 REPLY_SECONDS = 10.0
 """A request that is not answered for so long means a relay that does not work."""
@@ -25,14 +25,15 @@ class PendingRequests:
         self._numbered = numbered
         self._late = late
         self._nonces = count(1)
-        self._pending: dict[int, Deferred[ProtoMessage]] = {}
+        self._pending: dict[int, tuple[int, Deferred[ProtoMessage]]] = {}
         self.last_nonce = 0
         """Number of the request that came last."""
 
-    def add(self) -> Deferred[ProtoMessage]:
-        """One more, with number `last_nonce`; fires with the answer's payload."""
+    def add(self, answer: int) -> Deferred[ProtoMessage]:
+        """One more, with number `last_nonce`; fires with the payload of the answer (opcode)."""
         self.last_nonce = next(self._nonces)
-        asked = self._pending[self.last_nonce] = Deferred()
+        asked: Deferred[ProtoMessage] = Deferred()
+        self._pending[self.last_nonce] = answer, asked
         return asked.addTimeout(REPLY_SECONDS, self._clock, self._no_answer)
 
     def _no_answer(self, result: Any, timeout_seconds: float) -> Failure:
@@ -40,17 +41,25 @@ class PendingRequests:
         self._late(error)
         return Failure(error)
 
-    def answered(self, nonce: int, payload: ProtoMessage) -> None:
-        """An answer to something, or to nothing that is known here."""
+    def answered(self, nonce: int, opcode: int, payload: ProtoMessage) -> None:
+        """An answer to something, or to nothing that is known here.
+
+        Raises FrameError for one of another kind than was asked for.
+        """
         if not self._numbered:
             nonce = next(iter(self._pending), 0)
-        asked = self._pending.pop(nonce, None)
-        if asked is not None and not asked.called:
+        if nonce not in self._pending:
+            return
+        answer, asked = self._pending[nonce]
+        if opcode != answer:
+            raise FrameError(f"opcode {opcode} in answer to request {nonce}")
+        del self._pending[nonce]
+        if not asked.called:
             asked.callback(payload)
 
     def refused(self, nonce: int, error: ProxyServiceError) -> bool:
         """False where nothing is pending under this number."""
-        asked = self._pending.pop(nonce, None)
+        _, asked = self._pending.pop(nonce, (0, None))
         if asked is not None and not asked.called:
             asked.errback(Failure(error))
         return asked is not None
@@ -58,6 +67,6 @@ class PendingRequests:
     def fail_all(self, error: ProxyServiceError) -> None:
         """No answer will come any more."""
         pending, self._pending = self._pending, {}
-        for asked in pending.values():
+        for _, asked in pending.values():
             if not asked.called:
                 asked.errback(Failure(error))

@@ -119,6 +119,7 @@ BROKEN: list[tuple[str, int, Answer]] = [
     ("a grant of a riddle", Opcode.PROXY_REQUEST, granted_at("a:1\nexposed 22 at b:2")),
     ("a grant of a novel", Opcode.PROXY_REQUEST, granted_at("a" * 40_000 + ":1")),
     ("an unreadable grant", Opcode.PROXY_REQUEST, garbage(Opcode.PROXY_RESPONSE, nonce=1)),
+    ("an answer of another kind", Opcode.PROXY_REQUEST, garbage(Opcode.RELEASE, b"", nonce=1)),
     ("an unreadable Challenge", Opcode.HELLO, garbage(Opcode.CHALLENGE)),
     ("a Challenge of another version", Opcode.HELLO, garbage(Opcode.CHALLENGE, b"\x08\x63")),
     ("a Welcome out of order", Opcode.HELLO, garbage(Opcode.WELCOME, b"")),

@@ -130,6 +130,7 @@ class MainPort:
     """Stands for Twisted's `Port`."""
 
     transport: Any = None
+    numberAccepts = 100
 
     def __init__(self, reactor: Reactor, listener: Listener, factory: Any) -> None:
         self._reactor, self._factory = reactor, factory

@@ -28,7 +28,7 @@ def _weighed(part: int) -> object:
     return pytest.param(part, marks=[pytest.mark.heavy] if part >= LIGHT_PARTS else [])
 
 
-@pytest.mark.parametrize("part", map(_weighed, range(PARTS)))
+@pytest.mark.parametrize("part", list(map(_weighed, range(PARTS))))
 def test_an_hour_of_each_seed_keeps_every_promise(part: int, only_seed: int | None) -> None:
     if only_seed is None:
         simulate_all(range(part * PART, part * PART + PART))
@@ -36,7 +36,7 @@ def test_an_hour_of_each_seed_keeps_every_promise(part: int, only_seed: int | No
         simulate(only_seed)
 
 
-@pytest.mark.parametrize("part", map(_weighed, range(PARTS)))
+@pytest.mark.parametrize("part", list(map(_weighed, range(PARTS))))
 def test_an_hour_of_each_seed_of_a_node_costs_it_nothing_but_bad_relays(
     part: int, only_seed: int | None
 ) -> None:
