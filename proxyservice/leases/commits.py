@@ -87,6 +87,8 @@ class GroupCommits:
 
         What one request changes stays together: half of a move would be a lease without a port.
         """
+        if not changes.ports and not changes.ended:
+            return
         if len(changes.ports) <= TOGETHER:
             group = self._open_group()
             group.changes.ports.update(changes.ports)

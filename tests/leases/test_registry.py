@@ -13,6 +13,8 @@ from proxyservice.errors import RefusedError, StoreError
 from proxyservice.leases.commits import RETRY_SECONDS
 from proxyservice.leases.lease import LeaseQuota, LeaseTimes
 from proxyservice.leases.reading import StoredLeases
+from proxyservice.leases.record import HEARTBEAT_SECONDS
+from proxyservice.leases.registry import TICK_SECONDS
 from proxyservice.leases.store import sqlite_url
 from proxyservice.leases.table import LONGEST_FULL_RETRY_SECONDS
 from proxyservice.units import format_duration
@@ -580,3 +582,14 @@ def test_what_one_request_changes_is_written_together(thread: StoreThread) -> No
         states = {row.port: row.state for row in disk.rows.values() if row.owner == proved(1)}
         assert states in ({1: "live"}, {1: "quarantined", 600: "live"})
     assert result(moved).lease.port == 600
+
+
+def test_while_nothing_changes_only_the_heartbeat_is_written(
+    run: Run,
+) -> None:
+    run.lease(ALICE)
+    run.clock.advance(HEARTBEAT_SECONDS)
+    before = run.store.writes
+    for _ in range(600):
+        run.clock.advance(TICK_SECONDS)
+    assert run.store.writes - before == 600 * TICK_SECONDS // HEARTBEAT_SECONDS
