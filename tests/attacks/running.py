@@ -80,6 +80,10 @@ class RunningService:
             assert status == 0, self.log
             self.assert_clean_log()
 
+    def wait_to_say(self, text: str) -> None:
+        """Until it stands in the log, which a thread of its own writes."""
+        wait_until(lambda: text in self.log, what=f"{text!r} in the log")
+
     def assert_clean_log(self) -> None:
         for word in ("Traceback", "Unhandled", "failed"):
             assert word not in self.log, self.log

@@ -54,6 +54,7 @@ reactor.run()
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_t23_every_acknowledged_lease_survives_kill_9(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "leases.sqlite")
     acknowledged: dict[Owner, int] = {}

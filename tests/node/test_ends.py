@@ -30,7 +30,7 @@ from tests.node.targets import (
 )
 from tests.ports import unused_port
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 PORTS = range(26000 + os.getpid() % 50 * 40, 26000 + os.getpid() % 50 * 40 + 40)
 TRACEBACK = re.compile("Traceback|Unhandled|mistake of ours")

@@ -24,7 +24,7 @@ from tests.node.processes import SCRIPTS, EchoServer, Program, Relay, visit, wai
 from tests.ports import unused_port
 from tests.server.certificates import Authority
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 PORTS = range(23000 + os.getpid() % 20 * 40, 23000 + os.getpid() % 20 * 40 + 40)
 TRACEBACK = re.compile("Traceback|Unhandled|mistake of ours|Aborted")

@@ -18,7 +18,7 @@ import pytest
 from tests.node.processes import SCRIPTS, EchoServer, Relay, visit, wait_until
 from tests.ports import unused_port
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 PORTS = range(22000 + os.getpid() % 20 * 40, 22000 + os.getpid() % 20 * 40 + 40)
 STOP, GO_ON = b"\x13", b"\x11"  # Ctrl-S, Ctrl-Q

@@ -17,7 +17,7 @@ from tests.node.processes import SCRIPTS, EchoServer, Program, Relay, visit, wai
 from tests.real.conftest import FULL, TRACEBACK, Run, address_of, unused_port
 from tests.real.namespaces import NODE, RELAY, RELAY_ADDRESS, BlackHole
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 RECOVERY_SECONDS = 10.0
 

@@ -31,7 +31,7 @@ from tests.real.conftest import (
     unused_port,
 )
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 TWISTD = (SCRIPTS / "twistd", "-n", "--pidfile=")
 
 

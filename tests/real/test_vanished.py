@@ -14,6 +14,7 @@ from tests.real.namespaces import NODE, RELAY, RELAY_ADDRESS, BlackHole
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.heavy,
     pytest.mark.skipif(not BlackHole.permitted(), reason="no network namespaces here"),
 ]
 

@@ -50,18 +50,19 @@ def from_source(source: str) -> bytes:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_the_source_is_the_one_that_the_header_says(tmp_path: Path) -> None:
     """For what is announced, for the log, for claims and for limits per source."""
     fronted = Fronted(tmp_path, "--claimed", "local", "--limit", "leases-per-source=1")
     with fronted.service as service:
         with fronted.connect(from_source(FAR) + proxy_request(1)) as node:
             assert closed(node), "a claim from a public address"
-        assert f"refused {FAR}: here a node has to prove its key" in service.log
+        service.wait_to_say(f"refused {FAR}: here a node has to prove its key")
         local = from_source("10.1.2.3")
         first, answer = fronted.lease(local, 2)
         assert answer.opcode == Opcode.PROXY_RESPONSE
         assert answer.sender.address == "tcp://198.51.100.1:6008", "what the node has dialled"
-        assert "at 10.1.2.3" in service.log
+        service.wait_to_say("at 10.1.2.3")
         with fronted.connect(local + proxy_request(3)) as second:
             assert closed(second), "one lease for each source"
         other, answer = fronted.lease(from_source("10.1.2.4"), 4)
@@ -71,6 +72,7 @@ def test_the_source_is_the_one_that_the_header_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_header_byte_by_byte_and_the_front_end_itself(tmp_path: Path) -> None:
     fronted = Fronted(tmp_path)
     with fronted.service as service:
@@ -80,7 +82,7 @@ def test_a_header_byte_by_byte_and_the_front_end_itself(tmp_path: Path) -> None:
             for at in range(len(said)):
                 node.sendall(said[at : at + 1])
             assert receive_message(node).opcode == Opcode.PROXY_RESPONSE
-        assert f"at {FAR}" in service.log
+        service.wait_to_say(f"at {FAR}")
         for header in (b"PROXY UNKNOWN\r\n", version_2(0x20, 0, b"")):
             node, answer = fronted.lease(header, 2)
             assert answer.sender.address == f"tcp://127.0.0.1:{fronted.port}"
@@ -88,6 +90,7 @@ def test_a_header_byte_by_byte_and_the_front_end_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_what_has_no_header_is_closed_at_once_or_in_time(tmp_path: Path) -> None:
     fronted = Fronted(tmp_path, "--limit", "seconds-to-identity=1s")
     with fronted.service as service:
@@ -96,12 +99,13 @@ def test_what_has_no_header_is_closed_at_once_or_in_time(tmp_path: Path) -> None
                 assert closed(peer), data
         with fronted.connect(b"PROXY TCP4 ") as slow:
             assert closed(slow)
-        assert "refused a front end's connection: no PROXY header in time" in service.log
+        service.wait_to_say("refused a front end's connection: no PROXY header in time")
         with fronted.connect(from_source(FAR) + b"x" * 5000) as stranger:
             assert closed(stranger), "behind the header strangers are as bounded as anywhere"
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_so_many_wait_for_their_header(tmp_path: Path) -> None:
     fronted = Fronted(tmp_path, "--limit", "connections-without-identity=3")
     with fronted.service:
@@ -131,6 +135,7 @@ def tls_options(authority: Authority) -> tuple[str, ...]:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_tls_begins_behind_the_header(tmp_path: Path, authority: Authority) -> None:
     fronted = Fronted(tmp_path, *tls_options(authority), prefix="tls:haproxy:")
     with fronted.service as service:
@@ -139,7 +144,7 @@ def test_tls_begins_behind_the_header(tmp_path: Path, authority: Authority) -> N
         with trust.wrap_socket(plain, server_hostname="127.0.0.1") as node:
             node.sendall(proxy_request(1))
             assert receive_message(node).opcode == Opcode.PROXY_RESPONSE
-            assert f"at {FAR}" in service.log
+            service.wait_to_say(f"at {FAR}")
         refused = (ssl.SSLError, ConnectionError)
         with service.connect(fronted.port) as peer, pytest.raises(refused):
             trust.wrap_socket(peer, server_hostname="127.0.0.1")
@@ -161,6 +166,7 @@ listen binary
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
 def test_behind_haproxy_itself(
     tmp_path: Path,
@@ -185,7 +191,7 @@ def test_behind_haproxy_itself(
             node.sendall(proxy_request(1))
             answer = receive_message(node)
             assert answer.sender.address == f"tcp://127.0.0.1:{text_port}"
-            assert "at 127.0.0.2" in service.log
+            service.wait_to_say("at 127.0.0.2")
         trust = ("--ca", authority.pem)
         proved = expose(started, tmp_path, echo.port, binary_port, *trust)
         address = proved.wait_for(r"exposed \d+ at (\S+)")[1]
@@ -231,7 +237,8 @@ def test_a_header_inside_tls_is_refused_with_how_to_write_it(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_port_that_everybody_reaches_is_warned_of(tmp_path: Path, free_port: int) -> None:
     listen = ("--listen", f"haproxy:tcp:{free_port}")
     with RunningService(tmp_path, *listen) as service:
-        assert "let only the front end reach it" in service.log
+        service.wait_to_say("let only the front end reach it")

@@ -413,6 +413,7 @@ def register(relay: Relay) -> tuple[socket.socket, int]:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_real_node_that_is_reset_and_comes_again_is_a_pause(real_relay: Relay) -> None:
     node, port = register(real_relay)
     there = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -446,6 +447,7 @@ def _unsent_bytes(connection: socket.socket) -> int:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_visitor_that_waited_is_fast_again(real_relay: Relay) -> None:
     node, port = register(real_relay)
     node.close()
@@ -473,6 +475,7 @@ def test_a_visitor_that_waited_is_fast_again(real_relay: Relay) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", ["resets", "ends"])
 def test_who_comes_and_goes_takes_no_place(real_relay: Relay, how: str) -> None:
     node, port = register(real_relay)
@@ -492,6 +495,7 @@ def test_who_comes_and_goes_takes_no_place(real_relay: Relay, how: str) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_who_waits_keeps_its_place(real_relay: Relay) -> None:
     node, port = register(real_relay)
     node.close()

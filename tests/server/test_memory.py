@@ -346,7 +346,7 @@ def test_unfinished_frames_of_many_visitors_stay_within_the_bound(tmp_path: Path
                 other.relay_one()
         other.relay_one()
         assert service.resident_bytes - before < 16 * MIB + SPARE_AND_MOVING_BYTES
-        assert "memory is short" in service.log
+        service.wait_to_say("memory is short")
         poller = select.poll()
         for visitor in visitors:
             poller.register(visitor, 0)  # an error or a hang-up is always told

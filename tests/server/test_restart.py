@@ -134,6 +134,7 @@ def service(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_ready_alive_and_stopping_are_told_in_this_order(
     service: Callable[..., Program], hears: socket.socket
 ) -> None:
@@ -150,6 +151,7 @@ def test_ready_alive_and_stopping_are_told_in_this_order(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_node_that_comes_while_the_service_restarts_waits_in_the_socket(
     service: Callable[..., Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +173,7 @@ def test_a_node_that_comes_while_the_service_restarts_waits_in_the_socket(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="no systemd here")
 def test_systemd_itself_hands_the_socket_over(
     service: Callable[..., Program], free_port: int
@@ -211,6 +214,7 @@ def _no_socket() -> io.BufferedReader:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -237,6 +241,7 @@ def test_what_cannot_be_listened_on_ends_the_start_with_one_line(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("endpoint", "status", "why"),
     [
@@ -261,6 +266,7 @@ def test_where_nodes_cannot_connect_is_one_line(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize("which", ["INET:index=0", "INET:name=main", "NONE:index=0", "INET"])
 def test_without_systemd_its_endpoint_ends_the_start_with_one_line(
     service: Callable[..., Program], which: str

@@ -21,7 +21,7 @@ from proxyservice.wire.framing import DEFAULT_NETWORK_ID
 from tests.conftest import VECTORS
 from tests.ports import unused_port as free_port
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 NET = DEFAULT_NETWORK_ID
 
 

@@ -142,13 +142,13 @@ def test_who_has_begun_to_speak_is_not_silent() -> None:
 
 @pytest.mark.process
 def test_a_burst_waits_in_the_backlog_and_nobody_is_lost(tmp_path: Path) -> None:
-    """50 at once and 50 a second: of 125 the last is served after some rest."""
+    """50 at once and 50 a second: of 200 the last is served after some rest."""
     with (
         RunningService(tmp_path, "--limit", "connections-a-second=50") as service,
         ExitStack() as stack,
     ):
         begun = time.monotonic()
-        connections(stack, service, 125)
+        connections(stack, service, 200)
         with service.connect() as last:
             last.sendall(proxy_request(7))
             assert receive_message(last)

@@ -35,6 +35,7 @@ RELAY_ID = bytes(32)
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_an_authority_or_a_pin_is_enough_and_bytes_arrive_whole(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:
@@ -51,6 +52,7 @@ def test_an_authority_or_a_pin_is_enough_and_bytes_arrive_whole(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_who_is_not_trusted_is_told_apart_and_tried_again(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:
@@ -69,6 +71,7 @@ def test_who_is_not_trusted_is_told_apart_and_tried_again(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("dialled", "wrong", "reason"),
     [
@@ -96,6 +99,7 @@ def test_a_certificate_for_another_name_or_none_or_of_the_past_is_refused(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_certificate_may_be_for_a_name(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:
@@ -107,6 +111,7 @@ def test_a_certificate_may_be_for_a_name(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_tls_1_2_is_refused_and_a_client_authority_wants_certificates(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:
@@ -138,6 +143,7 @@ def test_tls_1_2_is_refused_and_a_client_authority_wants_certificates(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_new_files_serve_new_connections_and_leave_old_ones_alone(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:
@@ -165,6 +171,7 @@ def test_new_files_serve_new_connections_and_leave_old_ones_alone(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_relay_that_was_killed_is_met_again(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:
@@ -198,6 +205,7 @@ reactor.run()
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_pin_holds_without_any_handshake_of_ours(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:
@@ -214,6 +222,7 @@ def test_a_pin_holds_without_any_handshake_of_ours(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -249,6 +258,7 @@ def lock(path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "options",
     [
@@ -323,6 +333,7 @@ def test_a_node_proves_nothing_to_who_is_not_the_relay(node: Channel, server: Ch
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_node_reads_renewed_files_before_each_attempt(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:

@@ -106,6 +106,7 @@ def naming(relay_id: bytes) -> Change:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["own", "own_and_named", "stolen"])
 def test_who_ends_tls_in_between_proves_nothing_for_a_node(
     kind: str, tmp_path: Path, authority: Authority, started: list[Program], free_port: int
@@ -128,6 +129,7 @@ def test_who_ends_tls_in_between_proves_nothing_for_a_node(
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.parametrize("trust", [("--pin", "33" * 32), ("--ca", "authority.pem")])
 def test_who_shows_the_wrong_certificate_hears_nothing(
     trust: tuple[str, str], tmp_path: Path, authority: Authority, started: list[Program]
@@ -190,6 +192,7 @@ class HandMade:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_a_proof_is_good_for_its_own_channel_alone(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:
@@ -239,6 +242,7 @@ def descriptors(program: Program) -> int:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_t14_tls_peers_that_stop_reading_are_gone_six_seconds_after_a_close(
     tmp_path: Path, authority: Authority, started: list[Program], free_port: int
 ) -> None:

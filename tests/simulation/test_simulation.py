@@ -19,7 +19,7 @@ from tests.simulation.simulate import (
 from tests.simulation.world import World
 
 PARTS, PART = 15, 10
-LIGHT_PARTS = 2
+LIGHT_PARTS = 1
 NODE_PART = 3
 """Seeds of a node in a light part."""
 
@@ -66,6 +66,7 @@ def test_much_happens_in_it() -> None:
         assert fates[fate] > 10, fates
 
 
+@pytest.mark.heavy
 def test_a_seed_is_the_same_in_every_process() -> None:
     """However the hashes of strings fall."""
     command = [sys.executable, "-m", "tests.simulation", "--seeds", "2", "--digest"]

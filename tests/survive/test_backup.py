@@ -13,7 +13,7 @@ import pytest
 from tests.node.processes import SCRIPTS, EchoServer, Program, Relay, visit, wait_until
 from tests.survive.conftest import PORTS, TRACEBACK, Relays
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 NODES = 50
 RANGE = range(PORTS.start, PORTS.start + NODES + 10)

@@ -21,6 +21,7 @@ LIBRARIES = [
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.heavy,
     pytest.mark.skipif(not LIBRARIES, reason="libfaketime is not installed"),
 ]
 

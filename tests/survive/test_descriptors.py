@@ -74,6 +74,7 @@ def is_served(visitor: socket.socket) -> bool:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 @pytest.mark.usefixtures("many")
 def test_t21_a_thousand_visitors_of_a_service_with_256_descriptors(
     limited: Relay, expose: Expose, echo: EchoServer
@@ -113,6 +114,7 @@ def _served_again(address: str) -> bool:
 
 
 @pytest.mark.process
+@pytest.mark.heavy
 def test_t21_more_nodes_than_there_is_room_for_cost_those_who_come(limited: Relay) -> None:
     with ExitStack() as held:
         nodes = []

@@ -19,7 +19,7 @@ from tests.node.processes import EchoServer, visit, wait_until
 from tests.real.conftest import address_of, socket_address
 from tests.survive.conftest import Expose, Relays, scaled
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 TRANSFERS = scaled(200, 40)
 HALF = b"h" * 100_000

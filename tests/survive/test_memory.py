@@ -11,7 +11,7 @@ from tests.attacks.kit import GoodPair, announcement, application_frame, receive
 from tests.node.processes import Relay, wait_until
 from tests.survive.conftest import Relays
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 MIB = 1 << 20
 BUDGET_BYTES = 16 * MIB

@@ -14,7 +14,7 @@ from tests.node.processes import EchoServer, visit
 from tests.real.conftest import address_of, socket_address
 from tests.survive.conftest import Expose, Relays
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 
 def test_a_stopped_node_is_found_and_a_silent_one_of_part_a_is_not(

@@ -12,7 +12,7 @@ from tests.node.processes import EchoServer, visit, wait_until
 from tests.real.conftest import address_of, socket_address
 from tests.survive.conftest import Expose, Relays, scaled
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 TRANSFER_BYTES = scaled(256, 24) << 20
 """A hundred windows and more."""

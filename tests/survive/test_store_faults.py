@@ -21,7 +21,7 @@ from tests.node.processes import SCRIPTS, EchoServer, Program, Relay, visit, wai
 from tests.real.conftest import address_of
 from tests.survive.conftest import PORTS, Expose, Relays, unused_port
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
 WAITS_SECONDS = 2.0
 """A node that has no answer by then is one whose request waits for a store that can be written."""
