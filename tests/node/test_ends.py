@@ -32,7 +32,7 @@ from tests.ports import unused_port
 
 pytestmark = [pytest.mark.process, pytest.mark.heavy]
 
-PORTS = range(26000 + os.getpid() % 50 * 40, 26000 + os.getpid() % 50 * 40 + 40)
+PORTS = range(26000 + os.getpid() % 50 * 40, 26000 + os.getpid() % 50 * 40 + 120)
 TRACEBACK = re.compile("Traceback|Unhandled|mistake of ours")
 SOME_BYTES = 3_000_000
 """More than any window or buffer on the way has room for."""
