@@ -33,7 +33,8 @@ AT_ONCE = 100
 def test_t4_re_registrations_leave_two_sessions_and_no_memory(tmp_path: Path) -> None:
     """10,000 of one key, from two places in turn; none goes by itself, and memory is flat."""
     key, rounds = Ed25519PrivateKey.generate(), scaled(10_000, 300) // AT_ONCE
-    with RunningService(tmp_path) as service, GoodPair(service, 1) as other:
+    unheld = ("--hold-messages", "0")
+    with RunningService(tmp_path, *unheld) as service, GoodPair(service, 1) as other:
         other.relay_one()
         idle, before = service.descriptors, 0
         for turn in range(rounds):
