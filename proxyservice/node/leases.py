@@ -96,7 +96,7 @@ class NodeLeases:
                 assert self._connection is not None, "it said so on it"
                 if is_superseded(error) or (is_final(error) and self._has_others()):
                     self._refuse(lease, error)
-                elif is_final(error):
+                elif not self._has_others():
                     self._connection.end(error)  # nothing is left here: another may do better
                 else:
                     self._ask_later(self._connection, lease, error)

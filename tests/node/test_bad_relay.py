@@ -474,7 +474,19 @@ def test_a_lease_that_the_operator_ends_is_asked_for_again_later() -> None:
     assert not scene.lease.granted
     run_slowly(scene, 80.0)
     assert scene.lease.granted
-    assert asked_for(scene, "web") == 2
+    assert len(scene.servers[0].connections) == 2
+    assert asked_for(scene, "web") == 1, "once on each"
+
+
+def test_a_relay_that_takes_all_leases_back_for_an_hour_is_left_for_the_next() -> None:
+    scene = Relays(2)
+    scene.start()
+    refusal = pb.Refusal(code=pb.REFUSAL_QUOTA, reason="full", retry_after_ms=3_600_000)
+    scene.servers[0].last.say(Opcode.REFUSAL, refusal, scene.lease.request_nonce)
+    scene.run(3.0)
+    assert scene.opens() == [0, 1]
+    assert scene.lease.granted
+    scene.stop()
 
 
 def given_up(code: int, count: int = 1, **options: Any) -> Relays:
