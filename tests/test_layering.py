@@ -161,7 +161,8 @@ def test_every_way_to_import_is_seen(source: str, found: set[str]) -> None:
 
 def mapped() -> list[str]:
     """The modules that the map of docs/architecture.md names; after a # it says what they are."""
-    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "architecture.md").read_text(encoding="utf-8")
     package = page.split("\nproxyservice/\n")[1].split("\ntwisted/plugins/")[0]
     named, folder = [], ""
     for line in package.splitlines():

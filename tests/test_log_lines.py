@@ -11,7 +11,7 @@ import proxyservice
 from proxyservice import ownership, tap
 
 PACKAGE = Path(proxyservice.__file__).parent
-OPERATIONS = PACKAGE.parent / "docs" / "operations.md"
+OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
 
 OF_NODES = ("node", "node_tap.py")
 """Modules that no relay runs."""
