@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,11 @@ NOT_HANDED_OVER = (
     "and write systemd:domain=INET6:index=0"
 )
 
-ACCEPTS_PER_TURN = 64
-"""Some 0.5 ms each that is let in, 0.05 that is closed: those must not pile up in the kernel."""
+ACCEPT_SECONDS = 0.003
+"""Of one turn: some 0.5 ms each that is let in, 0.05 that is closed, for those must not pile up."""
+
+ACCEPTS_AT_ONCE = 4
+"""Between two looks at the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +92,18 @@ def take_few_in_a_turn(port: Any) -> None:
     """Have a listening port of Twisted take no more in one turn than others can wait for.
 
     It takes a hundred by itself, and more as more come: a burst of one source's
-    connections, each to be let in or closed, kept everybody for 0.2 s.
+    connections, each to be let in or closed, kept everybody for 0.2 s. After
+    each call `numberAccepts` is larger than it was if all were there to be taken.
     """
     read = port.doRead
 
     def read_some() -> None:
-        port.numberAccepts = min(port.numberAccepts, ACCEPTS_PER_TURN)
+        ends = time.thread_time() + ACCEPT_SECONDS
+        port.numberAccepts = ACCEPTS_AT_ONCE
         read()
+        while port.numberAccepts > ACCEPTS_AT_ONCE and time.thread_time() < ends:
+            port.numberAccepts = ACCEPTS_AT_ONCE
+            read()
 
     port.doRead = read_some
 

@@ -34,6 +34,8 @@ KEEPALIVE_SECONDS = 0.1
 BOUND = 1 if full() else 5
 """Others may use the machine during the reduced form: it sees who is kept out, not who is slow."""
 
+NICE = 10
+
 ATTACKER, OTHER, NEWCOMER = "127.0.0.2", "127.0.0.3", "127.0.1."
 
 
@@ -46,7 +48,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 @contextmanager
 def attacked(service: RunningService, names: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Each attack is a process of its own, from the one source."""
+    """Each attack is a process of its own, from the one source.
+
+    An attacker has machines of his own; here his processes have what the others leave.
+    """
     storms = [
         subprocess.Popen(
             [
@@ -55,6 +60,7 @@ def attacked(service: RunningService, names: list[str]) -> Iterator[list[subproc
             ],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             cwd=Path(__file__).parents[2],
+            preexec_fn=lambda: os.nice(NICE),  # noqa: PLW1509 - no thread of this process is in it
         )
         for name in names
     ]

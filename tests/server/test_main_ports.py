@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
-from proxyservice.server.main_ports import ACCEPTS_PER_TURN, take_few_in_a_turn
+import pytest
+
+from proxyservice.server.main_ports import ACCEPT_SECONDS, ACCEPTS_AT_ONCE, take_few_in_a_turn
 
 
-def test_a_burst_of_connections_is_taken_by_and_by() -> None:
-    waiting, taken = 200, []
+class Port:
+    """Takes connections as Twisted's does, more as more come; each takes a while."""
+
+    def __init__(self, waiting: int, seconds_each: float) -> None:
+        self.waiting, self.seconds_each = waiting, seconds_each
+        self.numberAccepts = 100
+        self.seconds = 0.0
+
+    def doRead(self) -> None:
+        accepted = min(self.waiting, self.numberAccepts)
+        self.waiting -= accepted
+        self.seconds += accepted * self.seconds_each
+        grown = accepted + 20 if accepted == self.numberAccepts else max(1, accepted)
+        self.numberAccepts = grown
+
+
+@pytest.mark.parametrize("seconds_each", [0.00005, 0.0005, 0.02])
+def test_a_burst_of_connections_is_taken_by_and_by(
+    monkeypatch: pytest.MonkeyPatch, seconds_each: float
+) -> None:
+    port = Port(201, seconds_each)
+    monkeypatch.setattr(time, "thread_time", lambda: port.seconds)
+    take_few_in_a_turn(port)
+    turns = []
+    while port.waiting:
+        begun = port.seconds
+        port.doRead()
+        turns.append(port.seconds - begun)
+    assert max(turns) <= ACCEPT_SECONDS + ACCEPTS_AT_ONCE * seconds_each
+    assert max(turns[:-1]) >= min(ACCEPT_SECONDS, ACCEPTS_AT_ONCE * seconds_each)
+
+
+def test_one_connection_is_one_read() -> None:
+    port = SimpleNamespace(numberAccepts=100, reads=0)
 
     def read() -> None:
-        """As Twisted's does: more are taken as more come."""
-        some = min(waiting - sum(taken), port.numberAccepts)
-        taken.append(some)
-        port.numberAccepts = some + 20 if some == port.numberAccepts else max(1, some)
+        port.reads += 1
+        port.numberAccepts = 1
 
-    port = SimpleNamespace(numberAccepts=100, doRead=read)
+    port.doRead = read
     take_few_in_a_turn(port)
-    while sum(taken) < waiting:
-        port.doRead()
-    assert max(taken) == ACCEPTS_PER_TURN
+    port.doRead()
+    assert port.reads == 1
