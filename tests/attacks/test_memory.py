@@ -82,6 +82,7 @@ def test_t10_a_bomb_of_10_gb_gives_no_more_than_the_limit(algorithm: int) -> Non
     assert peak < 4 * MIB
 
 
+@pytest.mark.heavy
 @pytest.mark.process
 @pytest.mark.parametrize("algorithm", COMPRESSING)
 def test_t10_bombs_end_the_node_that_sends_them_and_pass_a_proxy_port_unread(

@@ -55,12 +55,11 @@ def attacked(service: RunningService, names: list[str]) -> Iterator[list[subproc
     storms = [
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "tests.attacks.storm"),
+                *("nice", "-n", str(NICE), sys.executable, "-m", "tests.attacks.storm"),
                 *(name, str(service.port), str(SECONDS), ATTACKER),
             ],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             cwd=Path(__file__).parents[2],
-            preexec_fn=lambda: os.nice(NICE),  # noqa: PLW1509 - no thread of this process is in it
         )
         for name in names
     ]

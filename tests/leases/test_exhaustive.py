@@ -174,6 +174,7 @@ def test_every_state_within_reach_keeps_the_invariants() -> None:
     assert complete or not FULL, "there are no states beyond"
 
 
+@pytest.mark.heavy
 def test_every_state_with_two_ranges_keeps_them_too() -> None:
     start = Joined(RANGES[0], TIMES, busy_seconds=BUSY_SECONDS)
     depth, _ = visit_states(start, events_of_ranges, seen_with_ranges, STATES_OF_RANGES)

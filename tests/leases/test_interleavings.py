@@ -7,8 +7,14 @@ import pytest
 from tests.leases.harness import store_thread
 from tests.leases.interleaving import Interleaving
 
+LIGHT = 10
+"""Hundreds that every run plays; `-m heavy` plays the others."""
 
-@pytest.mark.parametrize("hundred", range(100))
+
+@pytest.mark.parametrize(
+    "hundred",
+    [*range(LIGHT), *(pytest.param(n, marks=pytest.mark.heavy) for n in range(LIGHT, 100))],
+)
 def test_t3_ten_thousand_interleavings(hundred: int) -> None:
     """A hundred each; with odd seeds the disk fails now and then."""
     with store_thread() as thread:

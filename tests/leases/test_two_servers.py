@@ -168,6 +168,7 @@ def events(world: World) -> Iterator[Event]:
                 )
 
 
+@pytest.mark.heavy
 def test_a_replaced_server_takes_nothing_from_anybody() -> None:
     depth, _ = visit_states(World(), events, World.seen_as, STATES)
     assert depth >= 4, "far enough for both to have started and granted"

@@ -99,6 +99,7 @@ print(json.dumps({"seen": seen, "ends": sorted(ends), "active": turn_end.active}
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.process
 def test_all_loops_give_the_same_answers() -> None:
     answers = {}

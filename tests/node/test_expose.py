@@ -104,6 +104,7 @@ def test_any_client_reaches_a_port_and_the_address_is_the_same_tomorrow(
     assert exposing.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.heavy
 def test_a_killed_server_comes_back_with_the_same_address(
     tmp_path: Path, expose: Expose, echo: EchoServer
 ) -> None:
@@ -419,6 +420,7 @@ def test_the_service_without_a_usable_key_does_not_start(run: Expose, tmp_path: 
 # ----------------------------------------------------------------- the endpoint
 
 
+@pytest.mark.heavy
 def test_twist_web_serves_a_folder_with_no_local_port(
     relay: Relay, run: Expose, tmp_path: Path
 ) -> None:

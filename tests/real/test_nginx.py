@@ -105,6 +105,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     server.path.unlink()
 
 
+@pytest.mark.heavy
 def test_a_large_file_arrives_whole_both_ways(
     relay: Relay, expose: Run, nginx: Nginx, tmp_path: Path
 ) -> None:

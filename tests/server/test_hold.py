@@ -325,6 +325,7 @@ def test_a_real_node_that_is_killed_and_started_again_is_a_pause(
         assert sorted(answers) == said
 
 
+@pytest.mark.heavy
 @pytest.mark.process
 def test_who_waits_in_vain_sees_a_reset_and_the_sixty_fifth_at_once(
     relay_of: Callable[[str], Relay], expose: Callable[[int, Relay], Program]

@@ -207,6 +207,7 @@ def test_what_is_asked_with_each_request_does_not_grow(tmp_path: Path) -> None:
     assert policy.own_ports == frozenset(range(1, 1001))
 
 
+@pytest.mark.heavy
 @pytest.mark.process
 def test_a_long_policy_is_read_beside_the_reactor(tmp_path: Path) -> None:
     """`Relay.finish` sees to it that no turn took long; what it was is printed."""

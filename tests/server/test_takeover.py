@@ -317,6 +317,7 @@ def test_at_home_takeovers_are_not_counted(relay: MemoryRelay) -> None:
         assert port_told(proved(relay, HOME)) == 20000
 
 
+@pytest.mark.heavy
 def test_t4_re_registrations_leave_two_sessions_and_no_memory(relay: MemoryRelay) -> None:
     """10,000 on one key, each from another address: not an object more at the end."""
     count = scaled(10_000, 400)

@@ -24,6 +24,7 @@ from tests.leases.test_mutants import (
 from tests.simulation.simulate import SeedFailed, simulate_all, simulate_nodes
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("mutant", "first_seed", "seen"),
     [

@@ -20,8 +20,12 @@ from tests.simulation.world import World
 
 PARTS, PART = 15, 10
 LIGHT_PARTS = 1
-NODE_PART = 3
-"""Seeds of a node in a light part."""
+FEW = 3
+"""Seeds of a light part."""
+
+
+def _seeds(part: int) -> int:
+    return FEW if part < LIGHT_PARTS else PART
 
 
 def _weighed(part: int) -> object:
@@ -31,7 +35,7 @@ def _weighed(part: int) -> object:
 @pytest.mark.parametrize("part", list(map(_weighed, range(PARTS))))
 def test_an_hour_of_each_seed_keeps_every_promise(part: int, only_seed: int | None) -> None:
     if only_seed is None:
-        simulate_all(range(part * PART, part * PART + PART))
+        simulate_all(range(part * PART, part * PART + _seeds(part)))
     elif part == only_seed % PARTS:
         simulate(only_seed)
 
@@ -41,8 +45,7 @@ def test_an_hour_of_each_seed_of_a_node_costs_it_nothing_but_bad_relays(
     part: int, only_seed: int | None
 ) -> None:
     if only_seed is None:
-        size = NODE_PART if part < LIGHT_PARTS else PART
-        simulate_nodes(range(part * PART, part * PART + size))
+        simulate_nodes(range(part * PART, part * PART + _seeds(part)))
     elif part == only_seed % PARTS:
         simulate_node(only_seed)
 

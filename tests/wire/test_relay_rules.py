@@ -113,6 +113,7 @@ def relays(scanner: RelayScanner, body: bytes) -> bool:
         return False
 
 
+@pytest.mark.heavy
 def test_every_short_ending_is_judged_as_protobuf_does() -> None:
     """All one- and two-byte opcodes, and each byte of the ending replaced by every value."""
     sender = b"\x12" + varint(SENDER.ByteSize()) + SENDER.SerializeToString()
