@@ -34,7 +34,7 @@ NOT_HANDED_OVER = (
 )
 
 ACCEPT_SECONDS = 0.003
-"""Of one turn: some 0.5 ms each that is let in, 0.05 that is closed, for those must not pile up."""
+"""Of one turn: six that are let in, 0.5 ms each, or sixty that are closed, 0.05 ms each."""
 
 ACCEPTS_AT_ONCE = 4
 """Between two looks at the time."""

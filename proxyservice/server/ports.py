@@ -163,7 +163,7 @@ class _ProxyPort:
     def doRead(self) -> None:
         """Take what is waiting, for a bounded time in one turn."""
         ends = time.thread_time() + ACCEPT_SECONDS
-        while True:
+        while time.thread_time() < ends:
             try:
                 accepted, address = self._socket.accept()
             except BlockingIOError:
@@ -176,8 +176,6 @@ class _ProxyPort:
                     continue
                 raise
             self._admit(accepted, address)  # whatever happens to one, the port takes the next
-            if time.thread_time() >= ends:
-                return
 
     def _admit(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
         ours = self.port, canonical(address[0]), address[1]

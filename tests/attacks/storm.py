@@ -66,9 +66,7 @@ class Attacker:
                 try:
                     kept.append(self.connect())
                 except OSError:
-                    time.sleep(
-                        0.001
-                    )  # its share of the service's port is used up: as fast as can be
+                    time.sleep(0.001)  # a pace: its share is used up, and it tries again
                     continue
                 if len(kept) > OPEN_AT_ONCE:
                     kept.pop(0).close()

@@ -35,6 +35,7 @@ BOUND = 1 if full() else 5
 """Others may use the machine during the reduced form: it sees who is kept out, not who is slow."""
 
 NICE = 10
+"""Of the attacking processes: they come after the service and whoever else is there."""
 
 ATTACKER, OTHER, NEWCOMER = "127.0.0.2", "127.0.0.3", "127.0.1."
 
