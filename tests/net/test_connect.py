@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from twisted.internet.testing import MemoryReactorClock
 from proxyservice.net import connect
 from proxyservice.net.connect import Dial, DialFailure
 from proxyservice.net.eager import EagerProtocol
-from proxyservice.server.ports import ProxyPorts
+from proxyservice.server.ports import ACCEPT_SECONDS, ProxyPorts
 from tests.ports import unused_port
 
 
@@ -181,6 +182,26 @@ def test_a_port_outlives_what_goes_wrong_with_one_visitor() -> None:
         listener.doRead()
         assert visitor.transport is not None
         visitor.transport.getHandle().close()
+    ports.close()
+
+
+def test_a_port_takes_visitors_for_a_bounded_time_in_one_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each that is turned away takes a third of that time, in this test's clock."""
+    reactor, port, taken = MemoryReactorClock(), unused_port(), []
+    ports = ProxyPorts(reactor, "127.0.0.1", lambda port, host, peer: taken.append(peer))
+    ports.bind(port)
+    (listener,) = reactor.getReaders()
+    monkeypatch.setattr(time, "thread_time", lambda: len(taken) * ACCEPT_SECONDS / 3)
+    with ExitStack() as stack:
+        for _ in range(7):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        after_turns = []
+        for _ in range(3):
+            listener.doRead()
+            after_turns.append(len(taken))
+    assert after_turns == [3, 6, 7]
     ports.close()
 
 
