@@ -142,6 +142,7 @@ def test_a_stream_that_nobody_reads_is_left_behind_at_the_end(pipe: tuple[int, i
     assert time.monotonic() - began < output.SETTLING_SECONDS + 5.0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("end", "status"),
     [("", 0), ("atexit.register(node_tap._exit, 3)", 3)],

@@ -81,6 +81,7 @@ class Churn:
             self.table.holding_ended(owner, grant.generation, self.now)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("neighbours", "crowd"), [(40, 0), (0, 60), (4, 60)])
 def test_a_proved_address_survives_its_neighbours_and_a_thousand_sources(
     neighbours: int, crowd: int

@@ -161,6 +161,7 @@ FRAMES = st.lists(
 )
 
 
+@pytest.mark.heavy
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from([Opcode.HELLO, Opcode.PROOF, Opcode.PROXY_REQUEST]), FRAMES)
 def test_whatever_a_relay_says_the_node_is_served_in_the_end(

@@ -304,6 +304,7 @@ def killed(exposing: Program, relay: Relay) -> None:
     relay.wait_for(r"node gone from port .*")
 
 
+@pytest.mark.heavy
 @pytest.mark.process
 def test_a_real_node_that_is_killed_and_started_again_is_a_pause(
     relay_of: Callable[[str], Relay], expose: Callable[[int, Relay], Program]

@@ -439,6 +439,7 @@ def test_acknowledged_bytes_are_those_that_the_peer_has(tmp_path: Path) -> None:
                 select.select([], [], [], 0.01)
 
 
+@pytest.mark.heavy
 @pytest.mark.process
 @pytest.mark.parametrize("claimed", ["allow", "local", "deny"])
 def test_the_option(tmp_path: Path, claimed: str) -> None:

@@ -347,6 +347,7 @@ class TokenRelay(Relay):
         )
 
 
+@pytest.mark.heavy
 @pytest.mark.process
 def test_expose_needs_a_token_and_ends_when_it_is_revoked(
     tmp_path: Path, started: list[Program], free_port: int

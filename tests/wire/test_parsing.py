@@ -29,6 +29,7 @@ def opcode(body: bytes) -> int | None:
         return None
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(OVERLOOKS_LONG_TAGS, reason="only protobuf in plain Python is here")
 def test_both_implementations_read_the_same() -> None:
     run = subprocess.run(

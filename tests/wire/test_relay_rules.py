@@ -91,6 +91,7 @@ def test_a_known_sender_changes_no_verdict() -> None:
     assert min(seen[True], seen[False]) > FRAMES // 10, seen
 
 
+@pytest.mark.heavy
 def test_odd_bodies_behind_a_known_sender() -> None:
     random = Random(4)
     for _ in range(FRAMES):
