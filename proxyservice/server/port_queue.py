@@ -90,14 +90,18 @@ class PortQueue:
         return began
 
     def _one_too_many(self, source: str | None) -> Waiter | None:
-        """Of a source that has too many, or else of the one that has most, the oldest."""
+        """Of a source that has too many, or else of the one that has most, the oldest.
+
+        Of sources that have as many, the one that came last: else 256 sources with one each
+        would drive out whoever is next to be answered.
+        """
         by_source: dict[str | None, list[Waiter]] = {}
         for waiter, place in self._places.items():
             by_source.setdefault(place.source, []).append(waiter)
         if source is not None and len(by_source[source]) > self._limits.port_waiters_per_source:
             return by_source[source][0]
         if len(self._places) > self._limits.port_waiters:
-            return max(by_source.values(), key=len)[0]
+            return max(reversed(by_source.values()), key=len)[0]
         return None
 
     def _end(self, waiter: Waiter, why: str) -> None:

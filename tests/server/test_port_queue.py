@@ -232,6 +232,17 @@ def test_at_most_so_many_wait_and_the_oldest_of_the_busiest_source_goes() -> Non
     assert port_of(busy[1]) == 20001
 
 
+def test_sources_with_one_each_do_not_drive_out_who_is_first_in_line() -> None:
+    relay, (holder, _) = full_relay(limits=ServiceLimits(port_waiters=5))
+    first = deployed(relay, 10, "192.0.2.1")
+    newcomers = [deployed(relay, 20 + number, f"192.0.2.{10 + number}") for number in range(6)]
+    relay.pump()
+    assert [node.lost is None for node in newcomers] == [True] * 4 + [False] * 2
+    release(holder)
+    pass_time(relay, 0.5)
+    assert port_of(first) == 20000
+
+
 def test_a_look_is_not_put_off_by_those_who_come() -> None:
     relay, (holder, _) = full_relay()
     waits = deployed(relay, 11)
